@@ -1,0 +1,43 @@
+# Two commands matter to a newcomer: `make demo` and `make test`. Both make their own virtual environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Without a GPU on Linux, the CPU build of torch is 10 times smaller: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.vistune-installed
+
+.PHONY: demo install test nightly check bench assistant clean
+
+demo: install  ## install, fetch the backbones, answer about five pictures
+	$(BIN)/vistune demo
+
+install: $(STAMP)
+
+# torch goes first and alone, so that nothing that follows can swap its build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+test: install  ## the per-commit tests (no GPU, no hub)
+	$(BIN)/python -m pytest
+
+nightly: install  ## the long tiers
+	$(BIN)/python -m pytest -m nightly
+
+check: install  ## format, lint, types
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/pyright
+
+bench: install  ## timings and measured quality, into benchmarks/results
+	$(BIN)/python benchmarks/run.py
+
+assistant: install  ## train the bundled assistant again, from its recipe (about two hours on two cores)
+	$(BIN)/python tools/train_assistant.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

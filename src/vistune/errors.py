@@ -1,0 +1,152 @@
+"""Every error that vistune raises on purpose, and the one table of exit codes.
+
+    VistuneError                     1   anything below that has no code of its own
+    ├── UsageError                   2   an option or argument that cannot be used
+    │   └── UnknownName             11   a model, template, recipe, ... that is in no table
+    ├── DataError                   21   a row of data that cannot be used
+    │   ├── ImageError              12   a picture that is missing, broken or over a limit
+    │   ├── ImageCountError         16   placeholders and images do not match
+    │   ├── EmptyAnswerError        17   an assistant turn without words in training data
+    │   └── EmptyMaskError          18   an example in which no token would be supervised
+    ├── ContextLengthError          15   a prompt longer than the model's context
+    ├── CheckpointError             13   a folder that is not, or not quite, a checkpoint
+    │   ├── TensorError             14   a tensor missing, left over, wrongly shaped or not finite
+    │   ├── UnsupportedModel        19   a language model family or RoPE type outside the parity test
+    │   └── ConversionError          8   a pickled file that could not be converted safely
+    ├── ResumeMismatch               3   a run that would not continue as it began
+    ├── SaveError                    4   a save that failed (disk full, read-only, ...); nothing half-written remains
+    ├── NonFiniteError               5   training met a loss or gradient that is not finite
+    ├── WorkerError                  6   a data worker died or hung
+    ├── OutOfMemory                  7   the batch does not fit
+    ├── CostCapReached               9   a paid run stopped at its cap
+    ├── EvaluationIncomplete        10   too many items could not be scored
+    ├── DownloadError               20   a pull that broke off or did not match its digest
+    ├── MissingDependency           22   an optional package is needed; the message names the extra
+    └── Locked                      23   another process is using the folder or log
+
+A message is one paragraph: what was found, what was expected, what to do. Exit code 1 with a traceback is a bug of ours; 130 is Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class VistuneError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(VistuneError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is in no table; the message lists the right ones, the nearest first."""
+
+    exit_code = 11
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        names = sorted(known)
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+        super().__init__(f"There is no {kind} called {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
+        self.kind, self.name, self.known = kind, name, tuple(names)
+
+
+class DataError(VistuneError):
+    exit_code = 21
+
+
+class ImageError(DataError):
+    """A picture that was refused. `reason` is a short fixed code, fit for counting."""
+
+    exit_code = 12
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class ImageCountError(DataError):
+    exit_code = 16
+
+
+class EmptyAnswerError(DataError):
+    exit_code = 17
+
+
+class EmptyMaskError(DataError):
+    exit_code = 18
+
+
+class ContextLengthError(VistuneError):
+    exit_code = 15
+
+
+class CheckpointError(VistuneError):
+    exit_code = 13
+
+
+class TensorError(CheckpointError):
+    exit_code = 14
+
+
+class UnsupportedModel(CheckpointError):
+    exit_code = 19
+
+
+class ConversionError(CheckpointError):
+    exit_code = 8
+
+
+class ResumeMismatch(VistuneError):
+    exit_code = 3
+
+
+class SaveError(VistuneError):
+    exit_code = 4
+
+
+class NonFiniteError(VistuneError):
+    exit_code = 5
+
+
+class WorkerError(VistuneError):
+    exit_code = 6
+
+
+class OutOfMemory(VistuneError):
+    exit_code = 7
+
+
+class CostCapReached(VistuneError):
+    exit_code = 9
+
+
+class EvaluationIncomplete(VistuneError):
+    exit_code = 10
+
+
+class DownloadError(VistuneError):
+    exit_code = 20
+
+
+class MissingDependency(VistuneError):
+    exit_code = 22
+
+
+class Locked(VistuneError):
+    exit_code = 23
+
+
+def optional_import(module: str, *, extra: str) -> ModuleType:
+    """Imports an optional package, or says which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(f"{module} is not installed ({error}); install it with: pip install 'vistune[{extra}]'") from error

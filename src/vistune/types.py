@@ -1,0 +1,174 @@
+"""The records that pass between rooms.
+
+Standard library only, frozen, tuples instead of lists: anything here can be hashed, compared and sent to another process. Records that
+hold tensors live in `model/inputs.py`; the ones that only one room uses live in that room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled"]
+ImageSource = Path | bytes | str
+"""Where an image is: a path, the bytes of an image file, or a `data:` / `https:` address. Only `media.py` opens one."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A labelled rectangle. `xyxy` is (left, top, right, bottom) as fractions of width and height, origin at the top left."""
+
+    label: str
+    xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageAnnotations:
+    """What is known about an image without looking at it: the input of the language-only teacher (LLaVA paper, section 3)."""
+
+    image: str
+    width: int
+    height: int
+    captions: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """A reference to an image, opened only when it is needed."""
+
+    source: ImageSource
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """A reference to a video, decoded only when it is needed."""
+
+    source: ImageSource
+
+
+Part = TextPart | ImagePart | VideoPart
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The message's text parts joined, without its images."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order. One that ends in an assistant message is continued by a `ChatModel`, not answered anew."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def last_reply(self) -> str | None:
+        """The text of the last assistant message, or None if there is none yet."""
+        return next((message.text for message in reversed(self.messages) if message.role == "assistant"), None)
+
+    def then(self, role: Role, *parts: Part | str) -> Conversation:
+        """A new conversation with one more message; plain strings become text parts."""
+        message = Message(role, tuple(TextPart(part) if isinstance(part, str) else part for part in parts))
+        return Conversation((*self.messages, message))
+
+
+@dataclass(frozen=True)
+class InstructionExample:
+    """One training conversation with where it came from."""
+
+    id: str
+    conversation: Conversation
+    kind: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a reply is drawn. Temperature 0 is greedy; `seed` None draws a fresh one per call."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+    response_format: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token, its natural-log probability, and the most likely alternatives at its place."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a streamed reply. The last one carries `reply`, whose text is all pieces joined."""
+
+    text: str
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One benchmark item."""
+
+    id: str
+    conversation: Conversation
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    category: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A graded answer. `value` is None when no score could be given: a failure is not a zero."""
+
+    value: float | None
+    extracted: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Graded:
+    question: Question
+    reply: Reply
+    score: Score
