@@ -47,7 +47,7 @@ def test_efficientnet_gives_a_seven_by_seven_grid_at_224():
 
 def test_efficientnet_refuses_a_size_that_does_not_tile():
     config = ModelConfig(vision_tower="efficientnet_lite0", text_config=LLAMA, image=ImageConfig(size=230))
-    with pytest.raises(UnsupportedModel, match="set image.size to 224"):
+    with pytest.raises(UnsupportedModel, match=r"set image\.size to 224"):
         patches_per_side(config)
 
 
@@ -57,13 +57,13 @@ def test_an_unknown_tower_lists_the_right_ones():
 
 
 def test_a_family_outside_the_parity_tests_is_refused_by_name():
-    with pytest.raises(UnsupportedModel, match="'mamba'.*llama, mistral"):
+    with pytest.raises(UnsupportedModel, match=r"'mamba'.*llama, mistral"):
         language_model_spec("mamba")
 
 
 @pytest.mark.parametrize("rope", [{"rope_scaling": {"type": "dynamic"}}, {"rope_parameters": {"rope_type": "longrope"}}])
 def test_rope_that_depends_on_the_batch_is_refused_by_name(rope):
-    with pytest.raises(UnsupportedModel, match="'dynamic'|'longrope'"):
+    with pytest.raises(UnsupportedModel, match=r"'dynamic'|'longrope'"):
         check_language_model({"model_type": "llama", **rope})
 
 

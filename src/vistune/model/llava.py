@@ -1,0 +1,270 @@
+"""The model: a vision tower, a projector and a causal language model over a ragged batch.
+
+Knows nothing of conversations, files or requests: tensors in, tensors out. Module names are those of the Hugging Face LLaVA folder
+(`vision_tower.vision_model.*`, `multi_modal_projector.linear_1`, `language_model.model.*`, `image_newline`), so its state dict is that
+folder's list of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from vistune.errors import ImageCountError, UnknownName, UsageError
+from vistune.model.backbones import check_language_model
+from vistune.model.config import LoraConfig, ModelConfig
+from vistune.model.images import ImageLayout, image_layout
+from vistune.model.inputs import IGNORE_INDEX, RaggedBatch
+from vistune.model.loss import linear_cross_entropy_sum
+from vistune.model.projector import build_projector
+from vistune.model.ragged import ATTENTION_NAME, KeyValues, pruned_layer
+from vistune.model.vision import build_vision_tower
+
+# T tokens of all sequences · V views · P tokens per view · Dv width of the tower · D width of the language model
+
+PARTS = ("vision_tower", "projector", "language_model", "image_newline", "lora")
+"""What a recipe can train. `language_model` is all of its own weights, head and embeddings included; `lora` only the adapters."""
+
+
+class KeyValueView(KeyValues):
+    """What `kv=` takes: `engine.kv_cache.KVView`."""
+
+    def prepare(self, new_tokens: Sequence[int]) -> None: ...
+
+    def commit(self, new_tokens: Sequence[int]) -> None: ...
+
+
+class Llava(nn.Module):
+    """A LLaVA with random weights; `checkpoint.folder.load_model` fills them.
+
+    Raises UnknownName or UnsupportedModel for a tower or a language model outside the tested ones.
+    """
+
+    config: ModelConfig
+    image_newline: nn.Parameter | None
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config = config
+        spec = check_language_model(config.text_config)
+        self.sequential_block = spec.sequential_block
+        self.vision_tower = build_vision_tower(config).to(dtype)
+        self.multi_modal_projector = build_projector(config).to(dtype)
+        width = int(config.text_config["hidden_size"])
+        # Scale of the original's newline at the start of training: N(0, 1) / sqrt(D)
+        self.image_newline = nn.Parameter((torch.randn(width) / width**0.5).to(dtype)) if config.image_newline else None
+        settings = {key: value for key, value in config.text_config.items() if key != "model_type"}
+        text_config = getattr(transformers, spec.config_class)(**settings)
+        text_config.use_cache = False  # past keys and values are in an arena of ours
+        language_model = getattr(transformers, spec.model_class)._from_config(text_config, dtype=dtype, attn_implementation=ATTENTION_NAME)
+        self.language_model: nn.Module = language_model
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model itself, also where PEFT has wrapped it (its adapters sit inside the layers and stay active)."""
+        get_base_model = getattr(self.language_model, "get_base_model", None)
+        return self.language_model if get_base_model is None else get_base_model()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.causal_lm.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.causal_lm.device)
+
+    # --- seeing ---
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Features of the vision tower, [V, 3, H, W] -> [V, P, Dv]. A frozen tower records nothing for the backward pass."""
+        frozen = not any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.vision_tower(pixel_values)
+
+    def image_embeddings(self, batch: RaggedBatch) -> Tensor:
+        """What replaces the batch's placeholders, in order: [visual tokens of all images, D].
+
+        Projects the tower's features (or the cached ones of the batch) and lays them out as `image_layout` says.
+        Raises ImageCountError if the batch's views do not fit its list of images.
+        """
+        layouts = [self._layout(size, views) for size, views in zip(batch.image_sizes, batch.views, strict=True)]
+        features = batch.image_features if batch.image_features is not None else self._encoded(batch)
+        expected = sum(layout.views for layout in layouts)
+        if features.shape[0] != expected or any(layout.views != views for layout, views in zip(layouts, batch.views, strict=True)):
+            raise ImageCountError(
+                f"The batch holds {features.shape[0]} views, {list(batch.views)} per image, but its images of sizes "
+                f"{list(batch.image_sizes)} have {[layout.views for layout in layouts]}; prepare pixels and sizes from the same images."
+            )
+        projected = self.multi_modal_projector(features.to(_dtype_of(self.multi_modal_projector)))  # [V, P, D]
+        if all(layout.views == 1 and not layout.newline for layout in layouts):
+            return projected.flatten(0, 1)
+        pieces = projected.split([layout.views for layout in layouts])
+        return torch.cat([self._merge(views, layout) for views, layout in zip(pieces, layouts, strict=True)])
+
+    def _encoded(self, batch: RaggedBatch) -> Tensor:
+        if batch.pixel_values is None:
+            raise ImageCountError(f"The batch names {len(batch.views)} images but carries neither pixels nor cached features of them.")
+        return self.encode_images(batch.pixel_values)
+
+    def _layout(self, size: tuple[int, int], views: int) -> ImageLayout:
+        # A picture tiled by AnyRes has at least two views, so one view says that its conversation had it padded.
+        return image_layout(size, self.config, images_in_conversation=1 if views > 1 else 2)
+
+    def _merge(self, views: Tensor, layout: ImageLayout) -> Tensor:
+        """One image's views as tokens: [V, P, D] -> [layout.tokens, D] (`spatial_unpad`, or all in order)."""
+        newline = None if self.image_newline is None else self.image_newline.to(views.dtype)
+        if layout.tile_grid is None or newline is None:
+            tokens = views.flatten(0, 1)
+            return torch.cat([tokens, newline[None]]) if layout.newline and newline is not None else tokens
+        rows, columns = layout.tile_grid
+        side = round(layout.tokens_per_view**0.5)
+        tiles = views[1:].unflatten(0, (rows, columns)).unflatten(2, (side, side))  # [rows, columns, p, p, D]
+        grid = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [rows · p, columns · p, D]
+        kept = grid[slice(*layout.rows), slice(*layout.columns)]
+        with_ends = torch.cat([kept, newline.expand(kept.shape[0], 1, -1)], dim=1)
+        return torch.cat([views[0], with_ends.flatten(0, 1)])
+
+    # --- reading ---
+
+    def input_embeddings(self, batch: RaggedBatch) -> Tensor:
+        """What the language model reads: token embeddings, with image embeddings at the placeholders. [T, D].
+
+        Raises ImageCountError if there are more or fewer placeholders than visual tokens.
+        """
+        # A placeholder's own id may lie outside the vocabulary; whatever row is read here is replaced below.
+        token_embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(batch.image_mask, 0))
+        placeholders = batch.image_mask.nonzero().squeeze(1)
+        image_embeds = self.image_embeddings(batch) if batch.views else token_embeds[:0]
+        if image_embeds.shape[0] != placeholders.shape[0]:
+            raise ImageCountError(
+                f"The text has {placeholders.shape[0]} image placeholders, but its {len(batch.views)} images give {image_embeds.shape[0]} "
+                "visual tokens; make text and pixels with the same Processor."
+            )
+        if not batch.views:
+            return token_embeds
+        return token_embeds.index_put((placeholders,), image_embeds.to(token_embeds.dtype))
+
+    def hidden_states(
+        self, batch: RaggedBatch, *, select: Tensor | None = None, kv: KeyValueView | None = None, embeddings: Tensor | None = None
+    ) -> Tensor:
+        """States after the final norm at the rows `select`, or at all rows. [n, D].
+
+        Args:
+            select: ascending rows of the batch. The last layer then runs its queries and MLP on these rows only; the result is the same.
+            kv: earlier tokens of each sequence (`engine.kv_cache.KVArena.view`); the batch's rows are the tokens after them.
+            embeddings: `input_embeddings` of these rows, made before: a long prompt with images is embedded once and read in chunks.
+        """
+        hidden = (self.input_embeddings(batch) if embeddings is None else embeddings)[None]
+        position_ids = batch.position_ids[None]
+        decoder = self.causal_lm.model
+        shared = {"position_embeddings": decoder.rotary_emb(hidden, position_ids=position_ids), "cu_seqlens": batch.cu_seqlens, "kv": kv}
+        if kv is not None:
+            kv.prepare(batch.lengths)
+        rows = None if select is None else _ascending(select.tolist())
+        prunes = rows is not None and len(rows) < hidden.shape[1]
+        for layer in decoder.layers[:-1] if prunes else decoder.layers:
+            hidden = layer(hidden, attention_mask=None, position_ids=position_ids, past_key_values=None, use_cache=False, **shared)
+        if prunes:
+            hidden = pruned_layer(decoder.layers[-1], hidden, select, rows, sequential_block=self.sequential_block, **shared)
+        if kv is not None:
+            kv.commit(batch.lengths)
+        final_norm = decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm  # Phi
+        return final_norm(hidden)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head: [n, D] -> [n, vocabulary], in fp32 (fp64 for an fp64 model)."""
+        logits = self.causal_lm.lm_head(hidden)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def forward(
+        self, batch: RaggedBatch, *, select: Tensor | None = None, kv: KeyValueView | None = None, embeddings: Tensor | None = None
+    ) -> Tensor:
+        """Logits at the rows `select`, or at all rows: [n, vocabulary]. Arguments as in `hidden_states`."""
+        return self.logits(self.hidden_states(batch, select=select, kv=kv, embeddings=embeddings))
+
+    def loss(self, batch: RaggedBatch, *, chunk_size: int = 1024) -> tuple[Tensor, int]:
+        """Sum of the cross entropy over supervised tokens, and how many they are.
+
+        The label at a row is predicted by the row before it in the same sequence, so a sequence's first label is never counted.
+
+        Raises UsageError for a batch without labels.
+        """
+        if batch.labels is None:
+            raise UsageError("The batch has no labels; render its conversations with Processor(..., train=True).")
+        starts = batch.cu_seqlens[:-1].to(batch.labels.device, torch.int64)
+        supervised = batch.labels != IGNORE_INDEX
+        supervised[starts[starts < len(supervised)]] = False
+        positions = supervised.nonzero().squeeze(1)
+        hidden = self.hidden_states(batch, select=positions - 1)
+        head = self.causal_lm.lm_head
+        total = linear_cross_entropy_sum(hidden, head.weight, head.bias, batch.labels[positions], chunk_size=chunk_size)
+        return total, len(positions)
+
+
+def set_trainable(model: Llava, parts: Sequence[str]) -> None:
+    """Freezes everything but the named parts (PARTS). Raises UnknownName, and UsageError for a part that this model does not have."""
+    for part in parts:
+        if part not in PARTS:
+            raise UnknownName("trainable part", part, known=PARTS)
+    model.requires_grad_(False)
+    adapters, own_weights = _language_model_parameters(model)
+    newline = [] if model.image_newline is None else [model.image_newline]
+    owned: dict[str, list[nn.Parameter]] = {
+        "vision_tower": list(model.vision_tower.parameters()),
+        "projector": list(model.multi_modal_projector.parameters()),
+        "language_model": own_weights,
+        "image_newline": newline,
+        "lora": adapters,
+    }
+    for part in parts:
+        if not owned[part]:
+            raise UsageError(f"This model has no {part} to train; {_HOW_TO_GET[part]}.")
+        for parameter in owned[part]:
+            parameter.requires_grad_(True)
+
+
+_HOW_TO_GET = {
+    "image_newline": "set image_newline in its configuration, or leave the part out",
+    "lora": "call apply_lora first, or train language_model",
+}
+
+
+def _language_model_parameters(model: Llava) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The language model's parameters: those of adapters, and its own."""
+    adapters, own_weights = [], []
+    for name, parameter in model.language_model.named_parameters():
+        (adapters if ".lora_" in name else own_weights).append(parameter)
+    return adapters, own_weights
+
+
+def apply_lora(model: Llava, config: LoraConfig) -> None:
+    """Puts LoRA adapters on every linear layer of the language model but its head, as the original recipe does.
+
+    The adapters are PEFT's and are kept in fp32 over a half-precision base. Only they are trainable in the language model afterwards;
+    the other parts are as they were.
+    """
+    import peft
+
+    layers = cast(nn.Module, model.causal_lm.model.layers)
+    targets = {name.rsplit(".", 1)[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
+    model.language_model = peft.get_peft_model(
+        model.causal_lm,
+        peft.LoraConfig(
+            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(targets), task_type="CAUSAL_LM"
+        ),
+    )
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _ascending(rows: list[int]) -> list[int]:
+    if any(later <= earlier for earlier, later in pairwise(rows)):
+        raise UsageError(f"Selected rows must ascend without repeats; found {rows[:20]}{'...' if len(rows) > 20 else ''}.")
+    return rows

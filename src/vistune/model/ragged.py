@@ -1,0 +1,269 @@
+"""Attention over sequences laid end to end, the pruned last layer, and arithmetic whose bits do not depend on the batch.
+
+A ragged batch is one row of tokens with boundaries (`cu_seqlens`); no token sees another sequence and nothing is padded. The function is
+registered once with transformers as `vistune_ragged`, so every language model family runs through it: training, batched and chunked
+prefill, and decoding against a key-value arena are the same call.
+
+Which bits depend on what (CPU; measured by `benchmarks/ragged.py`, watched by `tests/parity`):
+
+- What a neighbour *says* never changes a bit of another sequence: attention runs sequence by sequence, and a matrix product computes each
+  row by itself.
+- How *long* the neighbours are changes the number of rows of a matrix product, and with few rows the library picks other kernels that
+  add in another order. `steady_rows` (cheap, the default for inference in fp32) pads products of fewer than 16 rows to 16, which makes
+  fp32 the same bits alone or in company on the machines we measured. `fixed_row_tiles` makes every product the same call whatever the
+  batch, in any dtype: the deterministic mode, for a price.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from vistune.errors import UsageError
+
+# T tokens of all sequences · N new tokens of one · K its keys, past and new
+# H query heads · G query heads per key-value head · E head width
+
+ATTENTION_NAME = "vistune_ragged"
+
+
+class KeyValues(Protocol):
+    """What attention needs of a key-value arena's view (`engine/kv_cache.py`)."""
+
+    def append(self, layer: int, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seqlens: Tensor | None = None,
+    kv: KeyValues | None = None,
+    rows: Sequence[int] | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each sequence (transformers' attention function interface).
+
+    Args:
+        query: [1, H, T, E], or [1, H, len(rows), E] if `rows` says at which rows of the batch the queries are.
+        key, value: [1, H / G, T, E], of all rows.
+        sliding_window: a token sees itself and the `sliding_window - 1` before it.
+        cu_seqlens: [S + 1] int32 on the CPU; sequence s owns rows cu_seqlens[s] to cu_seqlens[s + 1].
+        kv: earlier tokens of the same sequences; the new ones are stored there.
+        rows: ascending.
+
+    Returns [1, T or len(rows), H, E].
+    """
+    if cu_seqlens is None:
+        raise UsageError("This language model is part of a Llava and needs to know where sequences end; call it through Llava.forward.")
+    if dropout:
+        raise UsageError(f"Ragged attention has no dropout, but the model asks for {dropout}; set attention_dropout to 0.")
+    if kv is None and rows is None and _varlen_runs(query):
+        return _varlen_attention(query, key, value, cu_seqlens, scaling=scaling, sliding_window=sliding_window), None
+    outputs = []
+    for index, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        keys, values = key[:, :, start:end], value[:, :, start:end]
+        if kv is not None:
+            stored_keys, stored_values = kv.append(_layer_index(module), index, keys[0], values[0])
+            keys, values = stored_keys[None], stored_values[None]
+        past = keys.shape[2] - (end - start)
+        if rows is None:
+            queries, positions = query[:, :, start:end], range(past, past + end - start)
+        else:
+            first, last = _bounds(rows, start, end)
+            queries, positions = query[:, :, first:last], [row - start + past for row in rows[first:last]]
+        if positions:
+            outputs.append(_attend(queries, keys, values, positions, scaling=scaling, sliding_window=sliding_window))
+    output = torch.cat(outputs, dim=2) if outputs else query
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _layer_index(module: nn.Module) -> int:
+    index = module.layer_idx
+    assert isinstance(index, int)
+    return index
+
+
+def _bounds(rows: Sequence[int], start: int, end: int) -> tuple[int, int]:
+    """Where in the ascending `rows` those of start <= row < end are."""
+    return bisect_left(rows, start), bisect_left(rows, end)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, positions: Sequence[int], *, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """One sequence: queries [1, H, N, E] at ascending `positions` over keys [1, H / G, K, E] from position 0 on."""
+    oldest = 0 if sliding_window is None else max(positions[0] - sliding_window + 1, 0)
+    end = positions[-1] + 1
+    if oldest or end < key.shape[2]:
+        key, value = key[:, :, oldest:end], value[:, :, oldest:end]
+    heads, groups = query.shape[1], key.shape[1]
+    if len(positions) == 1:
+        # The heads that share keys become query rows: enable_gqa on a single query is several times slower in bf16 on a CPU.
+        grouped = query.reshape(1, groups, heads // groups, -1)
+        return F.scaled_dot_product_attention(grouped, key, value, scale=scaling).reshape(query.shape)
+    fits_window = sliding_window is None or end - oldest <= sliding_window
+    if len(positions) == key.shape[2] and fits_window:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=heads != groups)
+    mask = _causal_mask(positions, range(oldest, end), sliding_window, query.device)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=heads != groups)
+
+
+def _causal_mask(positions: Sequence[int], keys: range, sliding_window: int | None, device: torch.device) -> Tensor:
+    """[N, K] bool: which keys each query sees."""
+    query_positions = torch.tensor(list(positions), device=device)[:, None]
+    key_positions = torch.arange(keys.start, keys.stop, device=device)[None]
+    visible = key_positions <= query_positions
+    return visible if sliding_window is None else visible & (key_positions > query_positions - sliding_window)
+
+
+def _varlen_runs(query: Tensor) -> bool:
+    """Whether torch's variable-length flash attention takes this: NVIDIA GPU, half precision, head widths of the flash kernels."""
+    return query.is_cuda and torch.version.hip is None and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= 256
+
+
+def _varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, *, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    boundaries = cu_seqlens.to(query.device, torch.int32)
+    longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
+    packed = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # [T, heads, E]
+    if packed[1].shape[1] != packed[0].shape[1]:
+        # Repeated, not enable_gqa: that option is younger than the oldest torch we support.
+        packed[1:] = [tensor.repeat_interleave(packed[0].shape[1] // tensor.shape[1], dim=1) for tensor in packed[1:]]
+    # Flash counts a window by the tokens to the left of the query, so the query itself is not among them.
+    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
+    return varlen_attn(*packed, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)[None]
+
+
+AttentionInterface.register(ATTENTION_NAME, ragged_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)  # boundaries say it all: no mask is ever built
+
+
+# --- The last layer, only where its output is used ---------------------------------------------------------------------------------------
+
+
+def pruned_layer(
+    layer: nn.Module,
+    hidden: Tensor,
+    select: Tensor,
+    rows: Sequence[int],
+    *,
+    sequential_block: bool,
+    position_embeddings: tuple[Tensor, Tensor],
+    cu_seqlens: Tensor,
+    kv: KeyValues | None,
+) -> Tensor:
+    """A decoder layer whose queries, output projection and MLP run on the selected rows only; keys and values on all.
+
+    Exact for the last layer, where nothing reads the other rows. `select` and `rows` are the same ascending rows as a tensor and as
+    numbers. [1, T, D] -> [1, len(rows), D]. Covers the families of LANGUAGE_MODELS; `tests/parity` holds each to the full layer.
+    """
+    attention: Any = layer.self_attn
+    normed = layer.input_layernorm(hidden)  # type: ignore[operator]
+    picked, residual = normed[:, select], hidden[:, select]
+
+    def heads(projection: nn.Module, input: Tensor) -> Tensor:
+        return projection(input).view(*input.shape[:-1], -1, attention.head_dim)
+
+    query, key = heads(attention.q_proj, picked), heads(attention.k_proj, normed)
+    if hasattr(attention, "q_norm"):  # Qwen3
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    elif getattr(attention, "qk_layernorm", False):  # Phi
+        query, key = attention.q_layernorm(query), attention.k_layernorm(key)
+    cos, sin = position_embeddings
+    query = _rotate(query.transpose(1, 2), cos[:, select], sin[:, select])
+    key = _rotate(key.transpose(1, 2), cos, sin)
+    value = heads(attention.v_proj, normed).transpose(1, 2)
+    window = attention.sliding_window if hasattr(attention, "sliding_window") else getattr(attention.config, "sliding_window", None)
+    attended, _ = ragged_attention(
+        attention, query, key, value, scaling=attention.scaling, sliding_window=window, cu_seqlens=cu_seqlens, kv=kv, rows=rows
+    )
+    output_projection = attention.o_proj if hasattr(attention, "o_proj") else attention.dense
+    attended = output_projection(attended.flatten(2))
+    if not sequential_block:
+        return attended + layer.mlp(picked) + residual  # type: ignore[operator]
+    residual = residual + attended
+    return residual + layer.mlp(layer.post_attention_layernorm(residual))  # type: ignore[operator]
+
+
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of [1, H, N, E] by angles [1, N, R]; what lies beyond the first R of E stays (Phi's partial rotation)."""
+    turned, rest = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+
+
+# --- Bits that do not depend on the batch ------------------------------------------------------------------------------------------------
+
+STEADY_ROWS = 16
+"""Products of fewer rows use other kernels (MKL: fp32 below 4 rows on one thread, below 12 on two)."""
+
+
+class _Rows(TorchFunctionMode):
+    """Rewrites `F.linear` (and, tiled, `F.conv2d`) so that a row's bits depend on fewer things."""
+
+    def __init__(self, rows: int, *, tiled: bool):
+        super().__init__()
+        self.rows, self.tiled = rows, tiled
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
+        if func is F.conv2d and self.tiled and args[0].shape[0] > 1:
+            return torch.cat([func(image[None], *args[1:], **kwargs) for image in args[0]])
+        return func(*args, **kwargs)
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        flat = input.reshape(-1, input.shape[-1])
+        count = flat.shape[0]
+        if count == self.rows or (count > self.rows and not self.tiled):
+            return F.linear(input, weight, bias)
+        whole = count if not self.tiled else count // self.rows * self.rows
+        pieces = [F.linear(tile, weight, bias) for tile in flat[:whole].split(self.rows)] if whole >= self.rows else []
+        if count > whole or not pieces:
+            rest = flat[whole:] if pieces else flat
+            padded = F.pad(rest, (0, 0, 0, self.rows - rest.shape[0]))
+            pieces.append(F.linear(padded, weight, bias)[: rest.shape[0]])
+        output = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return output.view(*input.shape[:-1], -1)
+
+
+@contextmanager
+def steady_rows() -> Iterator[None]:
+    """Pads matrix products of fewer than 16 rows to 16, so that fp32 results do not depend on how many sequences run together."""
+    with _Rows(STEADY_ROWS, tiled=False):
+        yield
+
+
+@contextmanager
+def fixed_row_tiles(rows: int = 16) -> Iterator[None]:
+    """Deterministic mode: every matrix product runs on exactly `rows` rows and every convolution on one image, whatever the batch.
+
+    Then a sequence's bits are the same alone, in any company, and whichever way its prompt was batched with others, in any dtype.
+    The smaller `rows`, the cheaper decoding few sequences and the dearer prefill; results with different `rows` are not comparable.
+    """
+    if rows < 1:
+        raise UsageError(f"Row tiles must hold at least one row, not {rows}.")
+    with _Rows(rows, tiled=True):
+        yield
