@@ -113,7 +113,8 @@ def check_canvas(size: Size, settings: ImageConfig, *, images_in_conversation: i
         raise ImageError(
             "canvas", f"The picture is {width}x{height}; padded to a square its side is {max(size)}, allowed is {MAX_SIDE}. Scale it down."
         )
-    canvas = best_resolution(size, settings) if mode == "anyres" else _stock_size((max(size),) * 2 if mode == "pad" else size, settings)
+    square = (max(size), max(size))
+    canvas = best_resolution(size, settings) if mode == "anyres" else _stock_size(square if mode == "pad" else size, settings)
     if math.prod(canvas) > MAX_CANVAS_PIXELS:
         raise ImageError(
             "canvas",

@@ -1,0 +1,166 @@
+"""Tokenises rendered text so that markers a template wrote are special tokens and the same letters in someone's words are not.
+
+A run of text (what stands between two pictures) is encoded in one call, because pieces encoded one by one get other ids than the
+checkpoints were trained on. To tell the two kinds of text apart inside one call, the encoder works on a private copy of the tokenizer in
+which every marker is spelled in a secret way: template text is rewritten to that spelling, typed text is left alone, ids and the places
+at which the text is cut stay the tokenizer's own. For text that spells no marker, ids are those of an ordinary call (tested).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from vistune.errors import CheckpointError
+from vistune.model.templates import Segment
+
+
+@dataclass(frozen=True)
+class Token:
+    """An id and the segments it came from: one normally, several where the tokenizer merged across a border."""
+
+    id: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def is_image(self) -> bool:
+        return any(segment.image is not None for segment in self.segments)
+
+
+class TextEncoder:
+    """Segments to tokens, one picture being one token. Holds no state between calls; may be shared by threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token: str):
+        if not tokenizer.is_fast:
+            raise CheckpointError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; character offsets are needed to build the loss mask. Save the folder "
+                f"with a tokenizer.json."
+            )
+        nonce = secrets.token_hex(12)  # nobody can type it: it is drawn anew for each encoder, and replaced by ids before anyone sees it
+        definition: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+        spelling = _secret_spelling(definition, image_token, nonce)
+        self._image_spelling = spelling[image_token]
+        self._break_spelling = f"<{nonce}|break>"
+        self._tokenizer = _respelled(definition, spelling, new=(self._image_spelling, self._break_spelling))
+        self._break_id = self._tokenizer.token_to_id(self._break_spelling)
+        self._marker = re.compile("|".join(re.escape(marker) for marker in sorted(spelling, key=len, reverse=True)))
+        self._spell: Callable[[re.Match[str]], str] = lambda match: spelling[match[0]]
+        self.marker_ids = {marker: self._tokenizer.token_to_id(secret) for marker, secret in spelling.items() if marker != image_token}
+        """Ids of the markers that template text may spell."""
+        ids = tokenizer("").input_ids
+        self.prefix_ids: list[int] = [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+        """What the tokenizer puts before a text: BOS or nothing. (An EOS that some append is the template's business.)"""
+
+    def encode(self, segments: Sequence[Segment], *, chunked: bool) -> list[Token]:
+        """The tokens of `segments`, after `prefix_ids`, which are not repeated if the text itself begins with them.
+
+        Args:
+            chunked: True tokenises the text on each side of a picture as a text of its own, without BOS, as the original does: a
+                SentencePiece tokenizer then begins each with its dummy blank (29871 before a line break). False takes the whole as one
+                text in which the picture is a special token, as transformers' processors do.
+        """
+        tokens: list[Token] = []
+        for run in _runs(segments) if chunked else [list(segments)]:
+            tokens += [Token(-1, tuple(run))] if chunked and run[0].image is not None else self._encode_run(run)
+        prefix = [Token(id, ()) for id in self.prefix_ids]
+        return tokens if [token.id for token in tokens[: len(prefix)]] == self.prefix_ids else prefix + tokens
+
+    def single_id(self, text: str) -> int | None:
+        """The id of a marker or of a text that is one token; None if it is several."""
+        if text in self.marker_ids:
+            return self.marker_ids[text]
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids[0] if len(ids) == 1 else None
+
+    def _encode_run(self, run: Sequence[Segment], break_after: frozenset[int] = frozenset()) -> list[Token]:
+        """One call of the tokenizer.
+
+        If a token straddles the place where a reply opens, the model would never see that token in use, because a generation prompt ends
+        there: then, and only then, the run is encoded anew with a cut at that place. (An answer that begins with a line break, after
+        ChatML's header, is such a case.)
+        """
+        text, spans = "", []
+        for index, segment in enumerate(run):
+            start = len(text)
+            text += self._rewritten(segment)
+            spans.append((start, len(text), segment))
+            if index in break_after:
+                text += self._break_spelling
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        opening = {end: index for index, (_, end, segment) in enumerate(spans) if segment.opens_reply and index not in break_after}
+        straddled = {opening[place] for place in opening for start, end in encoding.offsets if start < place < end}
+        if straddled:
+            return self._encode_run(run, break_after | straddled)
+        return [
+            Token(id, _overlapped(spans, start, end))
+            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if id != self._break_id
+        ]
+
+    def _rewritten(self, segment: Segment) -> str:
+        if segment.image is not None:
+            return self._image_spelling
+        return segment.text if segment.typed else self._marker.sub(self._spell, segment.text)
+
+
+def _runs(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Runs of text without a picture, and single pictures, in order."""
+    runs: list[list[Segment]] = []
+    for segment in segments:
+        if segment.image is None and runs and runs[-1][0].image is None:
+            runs[-1].append(segment)
+        else:
+            runs.append([segment])
+    return runs
+
+
+def _overlapped(spans: Sequence[tuple[int, int, Segment]], start: int, end: int) -> tuple[Segment, ...]:
+    """Segments that share a character with [start, end). A token without characters (a dummy blank) belongs to what follows it."""
+    return tuple(segment for first, last, segment in spans if start < last and max(end, start + 1) > first)
+
+
+def _secret_spelling(definition: dict[str, Any], image_token: str, nonce: str) -> dict[str, str]:
+    """Every marker of the tokenizer and its secret spelling.
+
+    Markers are its special tokens, and added tokens written like one (`<tool_call>`). Other added tokens are words or runs of blanks that
+    the language model was trained on in ordinary text, and stay what they are.
+    """
+    markers = [token["content"] for token in definition["added_tokens"] if token["special"] or _looks_like_a_marker(token["content"])]
+    return {marker: f"<{nonce}|{index}>" for index, marker in enumerate(dict.fromkeys([*markers, image_token]))}
+
+
+def _looks_like_a_marker(content: str) -> bool:
+    return content.strip()[:1] + content.strip()[-1:] in ("<>", "[]")
+
+
+def _respelled(definition: dict[str, Any], spelling: dict[str, str], new: Sequence[str]) -> Tokenizer:
+    """The tokenizer with its markers in secret spelling, and `new` special tokens. Ids do not change."""
+    model = definition["model"]
+    for token in definition["added_tokens"]:
+        token["content"] = spelling.get(token["content"], token["content"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {spelling.get(piece, piece): id for piece, id in model["vocab"].items()}
+    else:  # Unigram: a list of [piece, score]
+        model["vocab"] = [[spelling.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = spelling.get(model["unk_token"], model["unk_token"])
+    if model.get("merges"):
+        # A merge that would build a marker out of typed letters is exactly what must not happen.
+        model["merges"] = [pair for pair in map(_pair, model["merges"]) if not {*pair, pair[0] + pair[1]} & spelling.keys()]
+    # BOS is added by hand, lengths are checked and not cut, and offsets must include the blank that belongs to a token.
+    definition["post_processor"] = definition["truncation"] = definition["padding"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(definition))
+    tokenizer.add_special_tokens([spelled for spelled in new if tokenizer.token_to_id(spelled) is None])
+    return tokenizer
+
+
+def _pair(merge: str | list[str]) -> list[str]:
+    """A merge in either of the two forms in which files hold it: `"a b"` or `["a", "b"]`."""
+    return merge.split(" ") if isinstance(merge, str) else merge
