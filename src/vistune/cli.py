@@ -1,0 +1,279 @@
+"""The command line: one verb per room, and the only file that wires rooms together.
+
+A verb reads its options, imports the room it needs, calls it, and prints what came back; whatever goes wrong is raised as a VistuneError
+and becomes text in `__main__`. Rooms are imported inside the verbs, so that `--help` and a mistyped option answer at once, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vistune.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vistune.engine.engine import Engine
+
+ASSETS = Path(__file__).parent / "assets"
+
+app = typer.Typer(
+    name="vistune",
+    help="LLaVA, the Large Language and Vision Assistant: talk to pictures, train, measure and convert assistants.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # __main__ prints errors
+    rich_markup_mode=None,  # half the start-up time, and the same text on a terminal, in a pipe and in docs/cli.md
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make and check instruction data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+DType = Literal["auto", "float32", "bfloat16"]
+Layout = Literal["hf", "original"]
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
+DTypeOption = Annotated[DType, typer.Option(help="Number format of the weights; auto takes bfloat16 where the machine is fast at it.")]
+DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _vistune(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (accepted anywhere).")] = False,
+) -> None:
+    # `--debug` is declared for --help; __main__ has taken it out of the arguments by now.
+    if version:
+        from vistune import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+# --- talking --------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(help="A name from vistune's table, a hub id (owner/name), or a folder.")]) -> None:
+    """Fetch a model, verify it, and print its folder."""
+    from vistune.pull import pull as fetch
+
+    typer.echo(fetch(name))
+
+
+@app.command()
+def chat(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="IMAGE... QUESTION", help="Pictures first, then the question.")] = None,
+    model: ModelOption = "assistant",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token; higher is more varied.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw only from the likeliest tokens that add up to this.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message, for models that know one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer, one per line.")] = False,
+    deterministic: DeterministicOption = False,
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Talk to a model about pictures.
+
+    With a question: answers it. Without one: starts a conversation at a terminal, or answers each line of a pipe on its own
+    (cat questions.txt | vistune chat photo.jpg).
+    """
+    from vistune.pull import cache_dir
+    from vistune.serve.terminal import TerminalChat, check_pictures, line_reader, split_arguments
+    from vistune.types import SamplingParams
+
+    pictures, question = split_arguments(arguments or [])
+    check_pictures(pictures)
+    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
+    with (
+        _loaded_model(model, dtype, deterministic=deterministic) as chat_model,
+        TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
+    ):
+        if question is not None:
+            terminal.ask(question)
+        elif sys.stdin.isatty():
+            terminal.talk(line_reader(cache_dir() / "chat_history"))
+        else:
+            terminal.ask_each(sys.stdin)
+
+
+@app.command()
+def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto") -> None:
+    """Answer about five shipped pictures, and say what is right."""
+    from vistune.serve.demo import read_demo, run_demo
+
+    items = read_demo(ASSETS / "demo")
+    right = 0
+    with _loaded_model(model, dtype, deterministic=False) as chat_model:
+        for result in run_demo(chat_model, items):
+            right += result.right
+            verdict = "right" if result.right else "WRONG"
+            typer.echo(f"{result.item.picture.name}: {result.item.question}\n  {result.answer}")
+            typer.echo(f"  {verdict}, expected: {' or '.join(result.item.answers)}\n")
+    typer.echo(f"{right} of {len(items)} answers are right.")
+
+
+# --- learning -------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name; --list shows them.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. optim.lr=1e-4.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last complete checkpoint.")] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit; with a recipe, list its settings.")] = False,
+) -> None:
+    """Train a model by a recipe; prints the run's folder."""
+    from vistune.train.config import flat, override
+    from vistune.train.recipes import RECIPES
+    from vistune.train.recipes import recipe as recipe_named
+
+    if recipe is None:
+        if not list_recipes:
+            raise UsageError(f"Which recipe? Known: {', '.join(RECIPES)}.")
+        for name, build in RECIPES.items():
+            typer.echo(f"{name:<32} {_first_line(build)}")
+        return
+    config = override(recipe_named(recipe), _assignments(changes or []))
+    if list_recipes:
+        for name, value in flat(config).items():
+            typer.echo(f"{name}={value}")
+        return
+    from vistune.train.trainer import train as run
+
+    typer.echo(run(config, resume=resume))
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(help="LLaVA JSON (.json) or JSON Lines (.jsonl).")],
+    images: Annotated[Path | None, typer.Option(help="Folder that the rows' pictures lie in; default: the file's own.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write every rejected row with its reason as JSON.")] = None,
+    shown: Annotated[int, typer.Option(min=0, help="How many rejected rows to print.")] = 10,
+) -> None:
+    """Check every row of an instruction file and every picture in it; exit code 21 if some cannot be used."""
+    from vistune.data.validate import check_rows
+    from vistune.formats import example_from_llava, llava_rows
+    from vistune.media import open_image
+    from vistune.types import InstructionExample
+
+    root = images or file.parent
+
+    def pictures_opened(example: InstructionExample) -> int:
+        for image in example.conversation.images:
+            open_image(image.source, root=root)
+        return 0  # lengths depend on a model's tokenizer; the trainer measures them
+
+    _, manifest = check_rows(llava_rows(file), lambda number, row: example_from_llava(row, root, row_number=number), pictures_opened)
+    if report is not None:
+        manifest.write(report)
+    for rejection in manifest.rejected[:shown]:
+        typer.echo(f"row {rejection.row}: {rejection.reason}: {rejection.message}")
+    typer.echo(f"{len(manifest.accepted)} rows can be used.")
+    if manifest.rejected:
+        counts = ", ".join(f"{count} {reason}" for reason, count in manifest.reasons.most_common())
+        raise DataError(f"{len(manifest.rejected)} rows of {file} cannot be used: {counts}. Training leaves them out if told to.")
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="Pickled weights (.bin, .pt, .pth), or a folder with some.")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file or the folder to write; must not exist.")],
+) -> None:
+    """Convert pickled weights to safetensors.
+
+    A confined child process reads the pickle and runs nothing that it asks for.
+    """
+    from vistune.checkpoint.convert import convert as run
+
+    typer.echo(run(source, out))
+
+
+@app.command()
+def export(
+    model: ModelOption,
+    out: Annotated[Path, typer.Argument(help="The folder to write; must not exist.")],
+    to: Annotated[Layout, typer.Option(help="hf: for transformers, vLLM and others; original: the LLaVA repository's.")] = "hf",
+) -> None:
+    """Write a model in another layout of checkpoint folder."""
+    if out.exists():
+        raise UsageError(f"{out} exists already; choose another place, an export never overwrites.")
+    from vistune.checkpoint.folder import load_model, save_model
+    from vistune.checkpoint.original import save_original
+
+    loaded, processor = load_model(_model_folder(model))
+    if to == "hf":
+        save_model(loaded, processor, out)
+    else:
+        save_original(loaded, processor, out)
+    typer.echo(out)
+
+
+# --- this machine ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor(
+    as_json: JsonOption = False,
+    measure: Annotated[bool, typer.Option(help="Measure the speed of this machine (two seconds).")] = True,
+) -> None:
+    """Say what is installed, what is wrong, and how to fix it."""
+    from vistune.doctor import examine, render
+
+    report = examine(measure=measure)
+    typer.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if as_json else render(report))
+
+
+# --- shared ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _model_folder(name: str) -> Path:
+    """The folder of `--model`: the assistant that ships with vistune, or whatever `pull` knows."""
+    from vistune.pull import pull
+
+    if name != "assistant":
+        return pull(name)
+    if not (ASSETS / "assistant").is_dir():
+        raise CheckpointError("This copy of vistune carries no assistant. Train one with `make assistant`, or name a model with --model.")
+    return ASSETS / "assistant"
+
+
+@contextmanager
+def _loaded_model(name: str, dtype: DType, *, deterministic: bool) -> Iterator[Engine]:
+    folder = _model_folder(name)
+    if sys.stderr.isatty():
+        typer.echo(f"Loading {name} …", err=True)
+    import torch
+
+    from vistune.checkpoint.folder import load_model
+    from vistune.engine.engine import Engine
+
+    model, processor = load_model(folder, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
+    yield Engine(model, processor, deterministic=deterministic)
+
+
+def _assignments(changes: list[str]) -> dict[str, str]:
+    """`["optim.lr=1e-4"]` as a mapping; the room that gets it knows the names and types."""
+    pairs = [change.partition("=") for change in changes]
+    wrong = next((name for name, equals, _ in pairs if not equals), None)
+    if wrong is not None:
+        raise UsageError(f"--set {wrong} has no value; write --set {wrong}=VALUE.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").strip().partition("\n")[0]

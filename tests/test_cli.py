@@ -1,0 +1,217 @@
+"""The command line as a user meets it: output, exit codes, and one paragraph for each mistake."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vistune import cli
+from vistune.__main__ import BROKEN_PIPE, INTERRUPTED, main
+from vistune.chat_model import ScriptedChatModel
+from vistune.errors import VistuneError
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    return path
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Puts a scripted model where weights would be loaded, and shows how it was asked for."""
+    seen: dict[str, Any] = {"model": ScriptedChatModel(lambda conversation, params: f"You said {conversation.messages[-1].text.strip()}")}
+
+    @contextmanager
+    def fake(name: str, dtype: str, *, deterministic: bool) -> Iterator[ScriptedChatModel]:
+        seen.update(name=name, dtype=dtype, deterministic=deterministic)
+        yield seen["model"]
+
+    monkeypatch.setattr(cli, "_loaded_model", fake)
+    return seen
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes the next `vistune chat` fail with an error."""
+
+    def fail_with(error: BaseException) -> None:
+        @contextmanager
+        def fake(*_: object, **__: object) -> Iterator[None]:
+            raise error
+            yield
+
+        monkeypatch.setattr(cli, "_loaded_model", fake)
+
+    return fail_with
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+# --- chat ---
+
+
+def test_one_question_about_a_picture_prints_its_answer(loaded: dict[str, Any], picture: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("chat", picture, "What", "is this?", "--temperature", "0.5", "--top-p", 0.9, "--seed", 7, "--max-new-tokens", 50) == 0
+    assert capsys.readouterr().out == "You said What is this?\n"
+    conversation, params = loaded["model"].calls[0]
+    assert conversation.images[0].source == picture
+    assert (params.temperature, params.top_p, params.seed, params.max_new_tokens) == (0.5, 0.9, 7, 50)
+    assert (loaded["name"], loaded["dtype"], loaded["deterministic"]) == ("assistant", "auto", False)
+
+
+def test_json_and_the_choice_of_model_are_passed_on(loaded: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert run("chat", "--json", "-m", "some/model", "--dtype", "float32", "--deterministic", "Hi") == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "You said Hi"
+    assert (loaded["name"], loaded["dtype"], loaded["deterministic"]) == ("some/model", "float32", True)
+
+
+def test_each_line_of_a_pipe_is_a_question(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert run("chat") == 0
+    assert capsys.readouterr().out == "You said one\nYou said two\n"
+
+
+def test_a_missing_picture_is_reported_before_any_model_is_loaded(loaded: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert run("chat", "no-such.jpg", "What?") == 12
+    assert "no-such.jpg" in capsys.readouterr().err
+    assert "name" not in loaded
+
+
+def test_the_demo_says_which_answers_are_right(
+    loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "demo").mkdir()
+    rows = [
+        {"picture": "cat.jpg", "question": "A cat?", "answers": ["cat", "kitten"]},
+        {"picture": "b.png", "question": "Bee?", "answers": ["be"]},
+    ]
+    (tmp_path / "demo" / "demo.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(cli, "ASSETS", tmp_path)
+    assert run("demo") == 0
+    out = capsys.readouterr().out
+    assert "cat.jpg: A cat?\n  You said A cat?\n  right, expected: cat or kitten" in out
+    assert "WRONG, expected: be\n" in out  # "Bee" contains "be", but not as a word
+    assert out.endswith("1 of 2 answers are right.\n")
+
+
+# --- mistakes ---
+
+
+def test_an_error_of_ours_is_one_paragraph_with_its_own_exit_code(capsys: pytest.CaptureFixture[str]):
+    assert run("train", "llava_v1_5_7b_pretrian") == 11
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: There is no recipe called 'llava_v1_5_7b_pretrian'. Did you mean 'llava_v1_5_7b_pretrain'?")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["chatt"], 2, "Did you mean 'chat'?"),
+        (["chat", "--modle", "x"], 2, "--model"),
+        (["chat", "--dtype", "int3", "Hi"], 2, "bfloat16"),
+        (["chat", "--max-new-tokens", "0", "Hi"], 2, "greater than or equal to 1"),
+        (["train"], 2, "smol_tune"),
+        (["train", "smol_tune", "--set", "optim.learning_rate=1", "--list"], 11, "optim.lr"),
+        (["train", "smol_tune", "--set", "optim.lr=fast", "--list"], 2, "optim.lr"),
+        (["train", "smol_tune", "--set", "epochs", "--list"], 2, "--set epochs=VALUE"),
+        (["pull", "smollm"], 11, "smollm2-135m-instruct"),
+        (["pull", "no/such/folder"], 13, "no/such/folder"),
+        (["convert", "no-such.bin", "out.safetensors"], 2, "no-such.bin"),
+        (["data", "check", "no-such.json"], 21, "no-such.json"),
+    ],
+)
+def test_a_mistake_has_a_code_and_a_hint(arguments: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]):
+    assert run(*arguments) == code
+    error = capsys.readouterr().err
+    assert hint in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "hint"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 4, "The disk is full (/x/y)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 4, "/x/y"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x/y"), 2, "check the path"),
+        (MemoryError(), 7, "ran out of memory"),
+        (VistuneError("what, why, fix"), 1, "error: what, why, fix"),
+        (KeyboardInterrupt(), INTERRUPTED, ""),
+    ],
+)
+def test_the_systems_errors_are_explained(
+    error: BaseException, code: int, hint: str, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+):
+    failing(error)
+    assert run("chat", "Hi") == code
+    assert hint in capsys.readouterr().err
+
+
+def test_a_bug_and_debug_show_the_traceback(failing: Callable[[BaseException], None]):
+    failing(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        run("chat", "Hi")
+    failing(VistuneError("explained"))
+    with pytest.raises(VistuneError):
+        run("chat", "Hi", "--debug")
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_a_traceback():
+    command = [sys.executable, "-m", "vistune", "train", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(30) == BROKEN_PIPE
+        assert process.stderr.read() == ""
+
+
+# --- the other verbs ---
+
+
+def test_recipes_and_their_settings_are_listed(capsys: pytest.CaptureFixture[str]):
+    assert run("train", "--list") == 0
+    assert "llava_v1_5_7b_finetune_lora" in capsys.readouterr().out
+    assert run("train", "smol_tune", "--set", "optim.lr=3e-4", "--list") == 0
+    assert "optim.lr=0.0003\n" in capsys.readouterr().out
+
+
+def test_data_check_counts_the_rows_that_cannot_be_used(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def row(image: str, answer: str) -> dict[str, Any]:
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
+        return {"id": image, "image": image, "conversations": turns}
+
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([row(picture.name, "A cat.")]))
+    assert run("data", "check", file) == 0
+    assert capsys.readouterr().out == "1 rows can be used.\n"
+
+    file.write_text(json.dumps([row(picture.name, "A cat."), row("gone.png", "A dog."), row(picture.name, " ")]))
+    report = tmp_path / "report.json"
+    assert run("data", "check", file, "--images", tmp_path, "--report", report) == 21
+    captured = capsys.readouterr()
+    assert "row 1: image_missing" in captured.out
+    assert "1 image_missing, 1 empty_answer" in captured.err
+    assert [each["row"] for each in json.loads(report.read_text())["rejected"]] == [1, 2]
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
+    from vistune import __version__
+
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
