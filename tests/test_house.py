@@ -1,0 +1,223 @@
+"""The house keeps its shape: which way imports go, what starts light, what nobody calls, and one exit code per error."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vistune
+from vistune import errors
+
+HOUSE = Path(vistune.__file__).parent
+FILES = sorted(HOUSE.rglob("*.py"))
+
+GROUND = {"calls", "chat_model", "errors", "formats", "image_headers", "journal", "media", "scenes", "types"}
+ROOMS = {"datagen", "data", "model", "checkpoint", "train", "engine", "eval", "board", "serve"}
+
+# Who may import whom, docs/architecture.md drawn as a table. A room may always import itself; what is not here may not be imported.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "__main__": {"cli", "errors"},
+    "cli": GROUND | ROOMS | {"pull", "doctor"},
+    "doctor": {"pull", "journal", "errors"},
+    # serve, eval, datagen and board see a ChatModel and nothing of what it is made of
+    "datagen": GROUND,
+    "eval": GROUND,
+    "board": GROUND,
+    "serve": GROUND,
+    "train": GROUND | {"data", "checkpoint", "model", "pull"},
+    "engine": GROUND | {"checkpoint", "model"},
+    "data": GROUND | {"model"},
+    "checkpoint": GROUND | {"model"},
+    "model": GROUND,
+    # pull converts what it fetched, with the converters of the checkpoint room
+    "pull": GROUND | {"checkpoint"},
+    **dict.fromkeys(GROUND, GROUND),
+}
+
+LIGHT_MODULES = [
+    *sorted(GROUND),
+    *("__main__", "cli", "doctor", "pull"),
+    *("model.config", "model.backbones", "model.templates", "train.config", "train.recipes", "data.datasets"),
+]
+LIGHT_ROOMS = ("datagen", "eval", "board", "serve")
+HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
+    """(room, line) for every import of vistune in a file, also inside functions and for type checkers only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = ["vistune", *path.relative_to(HOUSE).parts[:-1]]
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("vistune."):
+                yield name.split(".")[1], node.lineno
+
+
+def test_imports_only_go_down_the_house():
+    wrong = []
+    for path in FILES:
+        room = room_of(path)
+        assert room in MAY_IMPORT, f"{path.name} is in no place of the house; give it one in MAY_IMPORT and docs/architecture.md"
+        allowed = MAY_IMPORT[room] | {room, "__version__"}
+        tree = ast.parse(path.read_text())
+        wrong += [f"{path.relative_to(HOUSE)}:{line} imports {name}" for name, line in imported_rooms(tree, path) if name not in allowed]
+    assert not wrong
+
+
+def test_the_import_scan_sees_relative_late_and_type_only_imports():
+    source = "from ..train import trainer\ndef f():\n    import vistune.engine.engine\nif TYPE_CHECKING:\n    from vistune.data import x\n"
+    found = [name for name, _ in imported_rooms(ast.parse(source), HOUSE / "serve" / "x.py")]
+    assert sorted(found) == ["data", "engine", "train"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The heavy packages that are loaded after a statement ran in a fresh interpreter."""
+    report = "import sys; print(*sys.modules, sep='\\n', file=sys.stderr)"
+    program = f"try:\n {statement}\nexcept SystemExit: pass\nfinally:\n {report}"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return HEAVY & set(finished.stderr.split())
+
+
+def test_the_import_of_vistune_loads_nothing_heavy():
+    assert not loaded_by("import vistune")
+
+
+def test_help_of_every_verb_loads_nothing_heavy():
+    from vistune.cli import app
+
+    verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert {"chat", "train", "doctor"} <= set(verbs)
+    runs = "; ".join(f"main([{verb!r}, '--help'])" for verb in verbs)
+    assert not loaded_by(f"from vistune.__main__ import main; main(['--help']); {runs}; main(['train', '--list'])")
+
+
+@pytest.mark.nightly
+def test_help_is_there_in_a_third_of_a_second():
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "vistune", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) <= 0.3
+
+
+def test_the_ground_floor_and_the_rooms_that_only_talk_load_nothing_heavy():
+    modules = [name for name in LIGHT_MODULES if (HOUSE / (name.replace(".", "/") + ".py")).exists()]
+    rooms = [path for path in FILES if room_of(path) in LIGHT_ROOMS and path.stem != "__init__"]
+    modules += [".".join(path.relative_to(HOUSE).with_suffix("").parts) for path in rooms]
+    assert "types" in modules
+    assert not loaded_by("; ".join(f"import vistune.{name}" for name in modules))
+
+
+PICKLE_READERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+PICKLE_PLACE = "checkpoint/convert_pickle.py"  # the confined child process
+
+
+def forbidden(tree: ast.Module, place: str) -> Iterator[tuple[str, int]]:
+    """(what, line) for every call or import that this project does without."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                tops = {module.split(".")[0]} if module else {alias.name.split(".")[0] for alias in names}
+                if tops & PICKLE_READERS and place != PICKLE_PLACE:
+                    yield "a reader of pickles", node.lineno
+                if "torchvision" in tops:
+                    yield "torchvision (replaces the CPU build of torch)", node.lineno
+            case ast.Call(func=ast.Name(id="eval" | "exec" | "__import__" as name)):
+                yield f"{name}()", node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load")):
+                yield "torch.load (reads pickles)", node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="yaml"), attr="load" | "unsafe_load" | "full_load")):
+                yield "yaml.load (builds objects)", node.lineno
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="system" | "popen")):
+                yield "a shell", node.lineno
+            case ast.Attribute(attr="extractall"):
+                yield "extractall (writes where the archive says)", node.lineno
+            case ast.keyword(arg="shell" | "allow_pickle" | "trust_remote_code" as name, value=value):
+                if not (isinstance(value, ast.Constant) and value.value is False):
+                    yield f"{name}=", node.value.lineno
+            case ast.ExceptHandler(type=None):
+                yield "a bare except", node.lineno
+            case ast.ExceptHandler(type=ast.Name(id="Exception" | "BaseException"), body=[ast.Pass()]):
+                yield "an error that is swallowed", node.lineno
+
+
+def test_nothing_in_the_house_reads_pickles_runs_text_or_swallows_errors():
+    found = []
+    for path in FILES:
+        place = path.relative_to(HOUSE).as_posix()
+        found += [f"{place}:{line}: {what}" for what, line in forbidden(ast.parse(path.read_text()), place)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torchvision.transforms",
+        "eval('1')",
+        "exec(text)",
+        "torch.load(path, weights_only=True)",
+        "yaml.load(text)",
+        "os.system('ls')",
+        "archive.extractall(folder)",
+        "run(command, shell=True)",
+        "numpy.load(path, allow_pickle=True)",
+        "load(name, trust_remote_code=flag)",
+        "try:\n    f()\nexcept:\n    g()",
+        "try:\n    f()\nexcept Exception:\n    pass",
+    ],
+)
+def test_the_lint_notices(source: str):
+    assert list(forbidden(ast.parse(source), "somewhere.py"))
+
+
+def test_the_lint_lets_ordinary_code_pass():
+    source = "model.eval()\nyaml.safe_load(text)\nrun(command, shell=False)\ntry:\n    f()\nexcept OSError:\n    pass\n"
+    assert not list(forbidden(ast.parse(source), "somewhere.py"))
+
+
+def all_errors(kind: type[errors.VistuneError]) -> Iterator[type[errors.VistuneError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from all_errors(child)
+
+
+def test_every_error_has_an_exit_code_of_its_own_which_no_shell_uses():
+    kinds = [kind for kind in all_errors(errors.VistuneError) if kind.__module__.startswith("vistune.")]
+    codes = {kind.__name__: kind.exit_code for kind in kinds}
+    assert len(set(codes.values())) == len(codes), codes
+    assert all(1 <= code < 126 for code in codes.values())
+
+
+def test_the_tree_at_the_top_of_errors_is_the_tree_of_its_classes():
+    drawn: dict[str, tuple[int, str]] = {}  # name → exit code, parent
+    open_branches: list[tuple[int, str]] = []
+    for indent, name, code in re.findall(r"^([ │├└─]*)(\w+) +(\d+) {3}", errors.__doc__ or "", re.MULTILINE):
+        while open_branches and open_branches[-1][0] >= len(indent):
+            open_branches.pop()
+        drawn[name] = int(code), open_branches[-1][1] if open_branches else "Exception"
+        open_branches.append((len(indent), name))
+    kinds = [kind for kind in all_errors(errors.VistuneError) if kind.__module__ == errors.__name__]
+    assert drawn == {kind.__name__: (kind.exit_code, kind.__bases__[0].__name__) for kind in kinds}
