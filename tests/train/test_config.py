@@ -1,0 +1,90 @@
+"""Configs: recipes complete and official, overrides checked, JSON and back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from vistune.errors import UnknownName, UsageError
+from vistune.train.config import flat, from_json, override, to_json
+from vistune.train.recipes import RECIPES, recipe
+
+# recipe: trained parts, learning rate, projector's, rows per step, epochs, dataset, template, image mode (official scripts, spec/llava.md
+# 4.3) OFFICIAL = {
+    "llava_v1_pretrain": (("projector",), 2e-3, None, 128, 1.0, "llava_cc3m_595k", "plain", "square"),
+    "llava_v1_finetune": (("projector", "language_model"), 2e-5, None, 128, 3.0, "llava_instruct_158k", "vicuna_v1", "square"),
+    "llava_v1_finetune_lora": (("projector", "lora"), 2e-5, None, 128, 1.0, "llava_instruct_80k", "vicuna_v1", "square"),
+    "llava_v1_5_7b_pretrain": (("projector",), 1e-3, None, 256, 1.0, "llava_pretrain_558k", "plain", "square"),
+    "llava_v1_5_7b_finetune": (("projector", "language_model"), 2e-5, None, 128, 1.0, "llava_v1_5_mix665k", "vicuna_v1", "pad"),
+    "llava_v1_5_7b_finetune_lora": (("projector", "lora"), 2e-4, 2e-5, 128, 1.0, "llava_v1_5_mix665k", "vicuna_v1", "pad"),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_llava_recipes_have_the_numbers_of_the_official_scripts(name: str):
+    config = recipe(name)
+    found = (
+        config.trainable, config.optim.lr, config.optim.projector_lr, config.batch.conversations, config.epochs, config.data.dataset,
+        config.model.template, config.model.image_mode,
+    )  # fmt: skip
+    assert found == OFFICIAL[name]
+    assert (config.optim.weight_decay, config.optim.warmup_ratio, config.optim.schedule, config.optim.max_grad_norm) == (
+        0,
+        0.03,
+        "cosine",
+        1,
+    )
+    assert config.model.max_length == 2048
+
+
+def test_lora_ranks_are_the_official_ones():
+    assert (recipe("llava_v1_finetune_lora").lora.rank, recipe("llava_v1_finetune_lora").lora.alpha) == (64, 16)
+    assert (recipe("llava_v1_5_7b_finetune_lora").lora.rank, recipe("llava_v1_5_7b_finetune_lora").lora.alpha) == (128, 256)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_knows_its_own_name_and_survives_json(name: str):
+    config = recipe(name)
+    assert config.recipe == name
+    assert from_json(to_json(config)) == config
+
+
+def test_a_13b_recipe_differs_from_the_7b_in_its_language_model_and_places_only():
+    small, large = flat(recipe("llava_v1_5_7b_finetune")), flat(recipe("llava_v1_5_13b_finetune"))
+    assert {name for name in small if small[name] != large[name]} == {"recipe", "output", "model.language_model", "model.init_from"}
+
+
+def test_overrides_are_read_as_the_type_of_what_they_replace():
+    changes = {"optim.lr": "1e-5", "max_steps": "7", "early_stop": "none", "trainable": "projector,lora", "optim.betas": "0.9, 0.95"}
+    config = override(recipe("smol_tune"), {**changes, "data.mask": "official", "optim.projector_lr": 2})
+    assert (config.optim.lr, config.max_steps, config.early_stop, config.trainable) == (1e-5, 7, None, ("projector", "lora"))
+    assert (config.optim.betas, config.data.mask, config.optim.projector_lr) == ((0.9, 0.95), "official", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "complaint"),
+    [
+        ("optim.learning_rate", "1", UnknownName, "optim.lr"),
+        ("optim", "1", UnknownName, "setting called 'optim'"),
+        ("data.mask", "all", UnknownName, "Known: answers, official"),
+        ("trainable", "projector,eyes", UnknownName, "eyes"),
+        ("max_steps", "1.5", UsageError, "a whole number"),
+        ("optim.lr", "fast", UsageError, "a number"),
+        ("optim.betas", "0.9", UsageError, "2 values"),
+    ],
+)
+def test_a_wrong_override_says_what_is_right(name: str, value: str, error: type[Exception], complaint: str):
+    with pytest.raises(error, match=complaint):
+        override(recipe("smol_tune"), {name: value})
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(UnknownName, match="smol_tune"):
+        recipe("smol_tun")
+
+
+def test_listing_recipes_loads_no_torch():
+    code = "import sys, vistune.train.recipes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
