@@ -64,7 +64,7 @@ def test_as_many_marks_as_files_or_the_row_is_named(image: Any):
 
 @pytest.mark.parametrize("answer", ["", "  \n"])
 def test_an_empty_answer_is_refused_by_name(answer: str):
-    with pytest.raises(EmptyAnswerError, match="id 'r'.*turn 1 is empty"):
+    with pytest.raises(EmptyAnswerError, match=r"id 'r'.*turn 1 is empty"):
         read(row("Well?", answer))
 
 

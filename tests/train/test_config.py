@@ -11,8 +11,8 @@ from vistune.errors import UnknownName, UsageError
 from vistune.train.config import flat, from_json, override, to_json
 from vistune.train.recipes import RECIPES, recipe
 
-# recipe: trained parts, learning rate, projector's, rows per step, epochs, dataset, template, image mode (official scripts, spec/llava.md
-# 4.3) OFFICIAL = {
+# recipe: trained parts, learning rate, projector's, rows per step, epochs, dataset, template, image mode (official scripts)
+OFFICIAL = {
     "llava_v1_pretrain": (("projector",), 2e-3, None, 128, 1.0, "llava_cc3m_595k", "plain", "square"),
     "llava_v1_finetune": (("projector", "language_model"), 2e-5, None, 128, 3.0, "llava_instruct_158k", "vicuna_v1", "square"),
     "llava_v1_finetune_lora": (("projector", "lora"), 2e-5, None, 128, 1.0, "llava_instruct_80k", "vicuna_v1", "square"),

@@ -39,6 +39,9 @@ class Manifest:
     lengths: tuple[int, ...]
     rejected: tuple[Rejection, ...]
 
+    settings_digest: str = ""
+    """What the check depended on besides the rows: while it is the same, the check need not be done again."""
+
     @property
     def digest(self) -> str:
         """Changes with the rows, with which of them are used, and with how they are tokenised."""
@@ -49,7 +52,17 @@ class Manifest:
         return Counter(rejection.reason for rejection in self.rejected)
 
     def write(self, path: Path) -> None:
-        atomic_write(path, json.dumps({"digest": self.digest} | asdict(self)).encode())
+        atomic_write(path, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest | None:
+        """The manifest that `write` wrote, or None where there is none (or none of this version)."""
+        try:
+            page = json.loads(path.read_text(encoding="utf-8"))
+            rejected = tuple(Rejection(**each) for each in page.pop("rejected"))
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in page.items()}, rejected=rejected)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 def reason_of(error: Exception) -> str:
@@ -69,23 +82,33 @@ def reason_of(error: Exception) -> str:
             return "bad_row"
 
 
-def check_rows(rows: Sequence[Any], read: Callable[[int, Any], Row], measure: Callable[[Row], int]) -> tuple[list[Row], Manifest]:
+def check_rows(
+    rows: Sequence[Any],
+    read: Callable[[int, Any], Row],
+    measure: Callable[[Row], int],
+    *,
+    settings_digest: str = "",
+    known: Manifest | None = None,
+) -> tuple[list[Row], Manifest]:
     """Reads and measures every row, and sorts the usable from the others.
 
     Args:
         read: raw row → record; raises a DataError for a row that cannot be used.
         measure: record → tokens; raises a DataError or ContextLengthError likewise (missing picture, over-long, nothing supervised).
+        settings_digest: names all that `read` and `measure` depend on.
+        known: an earlier outcome, taken over without measuring again where rows and settings are the same.
 
     Returns:
         The accepted records in the order of the file, and the manifest.
     """
+    rows_digest = _digest_of_rows(rows)
+    if known is not None and known.settings_digest == settings_digest and known.rows_digest == rows_digest:
+        return [read(number, rows[number]) for number in known.accepted], known
     records: list[Row] = []
     accepted: list[int] = []
     lengths: list[int] = []
     rejected: list[Rejection] = []
-    digest = hashlib.sha256()
     for number, raw in enumerate(rows):
-        digest.update(json.dumps(raw, sort_keys=True, default=str).encode() + b"\n")
         try:
             record = read(number, raw)
             length = measure(record)
@@ -95,7 +118,14 @@ def check_rows(rows: Sequence[Any], read: Callable[[int, Any], Row], measure: Ca
         records.append(record)
         accepted.append(number)
         lengths.append(length)
-    return records, Manifest(digest.hexdigest(), tuple(accepted), tuple(lengths), tuple(rejected))
+    return records, Manifest(rows_digest, tuple(accepted), tuple(lengths), tuple(rejected), settings_digest)
+
+
+def _digest_of_rows(rows: Sequence[Any]) -> str:
+    digest = hashlib.sha256()
+    for raw in rows:
+        digest.update(json.dumps(raw, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def held_out(groups: Sequence[str], rows: int, *, seed: int) -> set[int]:

@@ -52,6 +52,8 @@ class DataConfig:
     image_place: ImagePlace = "as_written"
     bad_rows: Literal["stop", "skip"] = "stop"
     """What to do when the check before training finds rows it cannot use; they are listed in `data.json` either way."""
+    picture_check: Literal["decode", "header"] = "decode"
+    """How the check before training looks at pictures. `header` is quicker by far, but a broken picture then stops the run when met."""
     validation_rows: int = 0
     """How many rows are held out for the validation loss (pictures are never shared with the training rows)."""
 
@@ -127,7 +129,17 @@ class TrainConfig:
 
 # What may differ when a run goes on: where it lies, how long this call may take, and how often it looks around.
 FREE_ON_RESUME = frozenset(
-    {"output", "max_minutes", "feature_cache", "save_every", "keep_checkpoints", "sample_every", "data.root", "data.bad_rows"}
+    {
+        "output",
+        "max_minutes",
+        "feature_cache",
+        "save_every",
+        "keep_checkpoints",
+        "sample_every",
+        "data.root",
+        "data.bad_rows",
+        "data.picture_check",
+    }
 )
 
 
