@@ -22,7 +22,8 @@
     ├── EvaluationIncomplete        10   too many items could not be scored
     ├── DownloadError               20   a pull that broke off or did not match its digest
     ├── MissingDependency           22   an optional package is needed; the message names the extra
-    └── Locked                      23   another process is using the folder or log
+    ├── Locked                      23   another process is using the folder or log
+    └── RemoteError                 24   a model server that could not be reached, refused, or broke off
 
 A message is one paragraph: what was found, what was expected, what to do. Exit code 1 with a traceback is a bug of ours; 130 is Ctrl-C.
 """
@@ -142,6 +143,16 @@ class MissingDependency(VistuneError):
 
 class Locked(VistuneError):
     exit_code = 23
+
+
+class RemoteError(VistuneError):
+    """What a model server answered in place of a reply: its HTTP status, and the seconds it asks to wait, where it gave them."""
+
+    exit_code = 24
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None):
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
 
 
 def optional_import(module: str, *, extra: str) -> ModuleType:

@@ -1,0 +1,386 @@
+"""Everything that talks is a `ChatModel`: the teacher, the judge, our own weights, a remote server, the test double.
+
+One conversation a call; concurrency is the batch. A conversation that ends in an assistant message is continued, not answered anew. Here
+are the protocol, the client for any OpenAI-compatible server, the scripted double for tests, and a synchronous wrapper for scripts.
+Weights become a `ChatModel` in `engine/`; retries, money and caching are added around any of them in `calls.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import urllib.parse
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from vistune.errors import ContextLengthError, ImageError, RemoteError, UsageError
+from vistune.types import Conversation, Delta, FinishReason, ImagePart, Message, Reply, SamplingParams, TextPart, TokenLogprob
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
+
+GREEDY = SamplingParams()
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """What datagen, eval, board and serve talk to. All failures are children of `VistuneError`."""
+
+    async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
+        """The whole reply."""
+        ...
+
+    def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
+        """The reply piece by piece; the last delta carries the `Reply`. Closing the generator (`aclose`) cancels the work."""
+        ...
+
+
+@runtime_checkable
+class ScoringChatModel(ChatModel, Protocol):
+    """A `ChatModel` that also tells how likely given continuations are (multiple choice by likelihood)."""
+
+    async def logprobs(self, conversation: Conversation, continuations: Sequence[str]) -> tuple[tuple[TokenLogprob, ...], ...]:
+        """For each continuation of the conversation, its tokens with their natural-log probabilities."""
+        ...
+
+
+async def sample(model: ChatModel, conversation: Conversation, params: SamplingParams) -> tuple[Reply, ...]:
+    """`params.n` replies to one conversation, drawn at once. A seed makes them repeatable and still different from each other."""
+    if params.n < 1:
+        raise UsageError(f"n is {params.n}; at least one reply can be drawn.")
+    each = [dataclasses.replace(params, n=1, seed=None if params.seed is None else params.seed + draw) for draw in range(params.n)]
+    tasks = [asyncio.ensure_future(model.generate(conversation, one)) for one in each]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:  # when one fails, or the caller is cancelled, nobody waits for the others
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def require_single(params: SamplingParams) -> None:
+    """Raises UsageError where more than one reply is asked of a call that gives one."""
+    if params.n != 1:
+        raise UsageError(f"generate and stream give one reply, not n={params.n}; use vistune.chat_model.sample.")
+
+
+async def last_reply(deltas: AsyncGenerator[Delta, None]) -> Reply:
+    """Reads a stream to its end and returns the reply that its last delta carries."""
+    reply: Reply | None = None
+    async with aclosing(deltas):
+        async for delta in deltas:
+            reply = delta.reply or reply
+    if reply is None:
+        raise RemoteError("The reply broke off before its end; ask again.")
+    return reply
+
+
+class SynchronousChatModel:
+    """A `ChatModel` for scripts without an event loop of their own. Not for use inside a coroutine; use it in a `with` block.
+
+    >>> with SynchronousChatModel(engine) as model:
+    ...     print(model.generate(conversation).text)
+    """
+
+    def __init__(self, model: ChatModel):
+        self._model = model
+        # One loop for all calls: HTTP clients keep their connections, and those belong to a loop.
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> SynchronousChatModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
+        return self._runner.run(self._model.generate(conversation, params))
+
+    def sample(self, conversation: Conversation, params: SamplingParams) -> tuple[Reply, ...]:
+        """`params.n` replies, drawn at once."""
+        return self._runner.run(sample(self._model, conversation, params))
+
+    def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Iterator[Delta]:
+        """The reply piece by piece; leaving the loop early (or `close()` on the iterator) cancels the work."""
+        deltas = self._model.stream(conversation, params)
+
+        async def next_delta() -> Delta | None:
+            return await anext(deltas, None)
+
+        async def cancel() -> None:
+            await deltas.aclose()
+
+        try:
+            while (delta := self._runner.run(next_delta())) is not None:
+                yield delta
+        finally:
+            self._runner.run(cancel())
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+# --- the test double ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokenReply:
+    """A scripted reply that fails with `error` after `text` was streamed."""
+
+    text: str
+    error: Exception
+
+
+ScriptedReply = str | Reply | BrokenReply | Exception
+
+
+class ScriptedChatModel:
+    """Says what it was told to, for tests: no weights, no network.
+
+    The script is a sequence, one item a call in order, or a function of the call. An exception is raised, a `BrokenReply` fails midway.
+    Text is streamed in pieces of `piece_size` characters, each counted as one token, `pause` seconds apart. Stop strings and
+    `max_new_tokens` are honoured as a real model would.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[ScriptedReply] | Callable[[Conversation, SamplingParams], ScriptedReply],
+        *,
+        piece_size: int = 4,
+        pause: float = 0.0,
+    ):
+        self._script = script if callable(script) else iter(tuple(script))
+        self._piece_size, self._pause = piece_size, pause
+        self.calls: list[tuple[Conversation, SamplingParams]] = []
+        """Every call so far, in order."""
+        self.num_cancelled = 0
+        """Streams that were closed before their end."""
+        self.num_active = 0
+        self.max_active = 0
+        """The most calls that were under way at once."""
+
+    async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
+        return await last_reply(self.stream(conversation, params))
+
+    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
+        require_single(params)
+        self.calls.append((conversation, params))
+        self.num_active += 1
+        self.max_active = max(self.max_active, self.num_active)
+        try:
+            async for delta in self._play(self._next_reply(conversation, params), params):
+                yield delta
+        except (GeneratorExit, asyncio.CancelledError):
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_active -= 1
+
+    def _next_reply(self, conversation: Conversation, params: SamplingParams) -> ScriptedReply:
+        if callable(self._script):
+            return self._script(conversation, params)
+        try:
+            return next(self._script)
+        except StopIteration:
+            raise UsageError(f"The script has ended; this is call {len(self.calls)}.") from None
+
+    async def _play(self, scripted: ScriptedReply, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        await asyncio.sleep(self._pause)
+        if isinstance(scripted, Exception):
+            raise scripted
+        text = scripted if isinstance(scripted, str) else scripted.text
+        cut = min((place for stop in params.stop if (place := text.find(stop)) >= 0), default=len(text))
+        pieces = [text[start : min(start + self._piece_size, cut)] for start in range(0, cut, self._piece_size)]
+        for piece in pieces[: params.max_new_tokens]:
+            yield Delta(piece)
+            await asyncio.sleep(self._pause)
+        if isinstance(scripted, BrokenReply):
+            raise scripted.error
+        if isinstance(scripted, Reply):
+            yield Delta("", scripted)
+            return
+        finish_reason: FinishReason = "length" if len(pieces) > params.max_new_tokens else "stop"
+        pieces = pieces[: params.max_new_tokens]
+        yield Delta("", Reply("".join(pieces), finish_reason, completion_tokens=len(pieces)))
+
+
+# --- any /v1 server -----------------------------------------------------------------------------------------------------------------------
+
+
+class OpenAIChatModel:
+    """A model behind an OpenAI-compatible server: OpenAI, vLLM, SGLang, llama.cpp, Ollama, or vistune's own.
+
+    Images are sent as data URLs, so the server needs no access to our files; a web address is handed on as it is, for the server to fetch.
+    `base_url` and `api_key` default to OPENAI_BASE_URL and OPENAI_API_KEY. The client's own retries are for connection errors, 429 and 5xx.
+
+    Raises RemoteError for what the server refused or failed at, ContextLengthError when it says that the prompt is too long.
+    """
+
+    def __init__(
+        self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0, max_retries: int = 2
+    ):
+        import openai
+
+        try:
+            self._client = openai.AsyncOpenAI(
+                # A server of one's own mostly wants no key, but the client insists on one.
+                api_key=api_key or ("none" if base_url else None),
+                base_url=base_url,
+                timeout=timeout,
+                max_retries=max_retries,
+            )
+        except openai.OpenAIError as error:
+            raise UsageError(f"The OpenAI client cannot be set up: {error}") from error
+        self.model = model
+        # OpenAI's newer models refuse the old name of the length limit; servers of one's own may not know the new one.
+        at_openai = urllib.parse.urlsplit(str(self._client.base_url)).hostname == "api.openai.com"
+        self._length_parameter = "max_completion_tokens" if at_openai else "max_tokens"
+
+    async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
+        import openai
+
+        request = await self._request(conversation, params)
+        try:
+            completion = await self._client.chat.completions.create(**request)
+        except openai.OpenAIError as error:
+            raise self._explained(error) from error
+        if not completion.choices:
+            raise RemoteError(f"{self.model} answered without a choice; the server is not OpenAI-compatible.")
+        choice = completion.choices[0]
+        logprobs = choice.logprobs.content if choice.logprobs else None
+        return self._reply(choice.message.content or "", choice.finish_reason, completion.usage, logprobs)
+
+    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
+        import openai
+
+        request = await self._request(conversation, params)
+        pieces: list[str] = []
+        finish_reason, usage = None, None
+        logprobs: list[ChatCompletionTokenLogprob] = []
+        try:
+            chunks = await self._client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
+            async with chunks:  # leaving it, also by aclose(), closes the connection, which is how a server learns of a cancellation
+                async for chunk in chunks:
+                    usage = chunk.usage or usage
+                    for choice in chunk.choices or ():
+                        finish_reason = choice.finish_reason or finish_reason
+                        logprobs += (choice.logprobs and choice.logprobs.content) or ()
+                        if choice.delta and choice.delta.content:
+                            pieces.append(choice.delta.content)
+                            yield Delta(choice.delta.content)
+        except openai.OpenAIError as error:
+            raise self._explained(error) from error
+        yield Delta("", self._reply("".join(pieces), finish_reason, usage, logprobs or None))
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _request(self, conversation: Conversation, params: SamplingParams) -> dict[str, Any]:
+        require_single(params)
+        messages = await asyncio.to_thread(_openai_messages, conversation)
+        request: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            self._length_parameter: params.max_new_tokens,
+        }
+        if params.stop:
+            request["stop"] = list(params.stop)
+        if params.seed is not None:
+            request["seed"] = params.seed
+        if params.logprobs is not None:
+            request |= {"logprobs": True, "top_logprobs": params.logprobs}
+        if params.response_format is not None:
+            request["response_format"] = dict(params.response_format)
+        if conversation.messages[-1].role == "assistant":
+            # vLLM's and SGLang's words for "continue". A server that does not know them must refuse: a new answer would be a wrong one.
+            request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        return request
+
+    def _reply(self, text: str, finish_reason: str | None, usage: Any, logprobs: Sequence[ChatCompletionTokenLogprob] | None) -> Reply:
+        if finish_reason == "content_filter":
+            raise RemoteError(f"{self.model} withheld its reply (content filter).")
+        if finish_reason is None:
+            raise RemoteError(f"{self.model} broke off its reply after {len(text)} characters; ask again.")
+        details = getattr(usage, "prompt_tokens_details", None)
+        return Reply(
+            text,
+            "length" if finish_reason == "length" else "stop",
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            cached_tokens=(details.cached_tokens or 0) if details else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            logprobs=tuple(_token_logprob(token) for token in logprobs) if logprobs is not None else None,
+        )
+
+    def _explained(self, error: openai.OpenAIError) -> RemoteError | ContextLengthError:
+        import openai
+
+        if not isinstance(error, openai.APIStatusError):
+            return RemoteError(f"{self.model} at {self._client.base_url} cannot be reached: {error} Check the address and the network.")
+        message = f"{self.model} at {self._client.base_url} answered {error.status_code}: {error.message}"
+        if error.code == "context_length_exceeded":
+            return ContextLengthError(message)
+        retry_after = error.response.headers.get("retry-after", "")
+        seconds = float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None
+        return RemoteError(message, status=error.status_code, retry_after=seconds)
+
+
+def _token_logprob(token: ChatCompletionTokenLogprob) -> TokenLogprob:
+    return TokenLogprob(token.token, token.logprob, tuple((each.token, each.logprob) for each in token.top_logprobs or ()))
+
+
+def _openai_messages(conversation: Conversation) -> list[dict[str, Any]]:
+    """The conversation as the API's messages; reads the image files, so it runs in a thread."""
+    if not conversation.messages:
+        raise UsageError("The conversation has no messages; there is nothing to answer.")
+    return [{"role": message.role, "content": _content(message)} for message in conversation.messages]
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if all(isinstance(part, TextPart) for part in message.parts):
+        return message.text
+    content: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            content.append({"type": "text", "text": part.text})
+        elif isinstance(part, ImagePart):
+            content.append({"type": "image_url", "image_url": {"url": image_url(part)}})
+        else:
+            raise UsageError("The chat completions API takes no videos; send some of its frames as images.")
+    return content
+
+
+def image_url(image: ImagePart) -> str:
+    """An address that carries the image: a data URL of the file's bytes, or the address that it already is.
+
+    Raises ImageError when the file cannot be read or is none of the formats that such servers know.
+    """
+    if isinstance(image.source, str):
+        return image.source
+    try:
+        data = image.source.read_bytes() if isinstance(image.source, Path) else image.source
+    except OSError as error:
+        raise ImageError("missing", f"{image.source} cannot be read ({error.strerror}); check the path.") from error
+    kind = _media_type(data)
+    if kind is None:
+        name = image.source if isinstance(image.source, Path) else "The image"
+        raise ImageError("format", f"{name} is no JPEG, PNG, WebP or GIF file; convert it to one of these.")
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _media_type(data: bytes) -> str | None:
+    """The type by the file's first bytes: a name may lie, and servers compare."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return None
