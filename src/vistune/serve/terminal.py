@@ -190,7 +190,7 @@ class TerminalChat:
 
     Args:
         pictures: shown to the model with the first question.
-        system: the system message, where a model's template has a place for one.
+        system: replaces the template's own system text; empty leaves it out; None keeps it.
         out, notes: where answers go, and where remarks about them go. A pipe gets only answers.
     """
 
@@ -207,7 +207,7 @@ class TerminalChat:
     ):
         self._model, self._params, self._output = model, params, output
         self._out, self._notes = out or sys.stdout, notes or sys.stderr
-        self._opening = Conversation((Message("system", (TextPart(system),)),) if system else ())
+        self._opening = Conversation((Message("system", (TextPart(system),)),) if system is not None else ())
         self._runner = asyncio.Runner()
         self.start_over(pictures)
 
