@@ -273,6 +273,8 @@ def _webp_picture_size(kind: bytes, picture: bytes) -> tuple[int, int]:
         start_code, width, height = struct.unpack_from("<3sHH", picture, 3)
         if start_code != b"\x9d\x01\x2a":
             raise _broken("the WebP picture has no start code")
+        if not (width & 0x3FFF and height & 0x3FFF):
+            raise _broken("the WebP picture has no pixels")
         return width & 0x3FFF, height & 0x3FFF
     signature, bits = struct.unpack_from("<BI", picture)
     if signature != 0x2F:

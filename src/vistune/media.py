@@ -50,7 +50,10 @@ _STRIP_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is accepted. The defaults keep one decoding under 350 MB; each may be changed, none can be switched off."""
+    """What is accepted. Each may be changed, none can be switched off.
+
+    With the defaults one decoding takes at most 220 MB (PNG, JPEG, GIF) or 360 MB (WebP, whose decoder keeps two canvases of its own).
+    """
 
     file_bytes: int = 10 * 2**20
     pixels: int = 24_000_000
