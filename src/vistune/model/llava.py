@@ -7,9 +7,10 @@ folder's list of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import transformers
@@ -22,7 +23,7 @@ from vistune.model.images import ImageLayout, image_layout
 from vistune.model.inputs import IGNORE_INDEX, RaggedBatch
 from vistune.model.loss import linear_cross_entropy_sum
 from vistune.model.projector import build_projector
-from vistune.model.ragged import ATTENTION_NAME, KeyValues, pruned_layer
+from vistune.model.ragged import ATTENTION_NAME, KeyValues, default_arithmetic, pruned_layer
 from vistune.model.vision import build_vision_tower
 
 # T tokens of all sequences · V views · P tokens per view · Dv width of the tower · D width of the language model
@@ -31,12 +32,28 @@ PARTS = ("vision_tower", "projector", "language_model", "image_newline", "lora")
 """What a recipe can train. `language_model` is all of its own weights, head and embeddings included; `lora` only the adapters."""
 
 
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+
 class KeyValueView(KeyValues):
     """What `kv=` takes: `engine.kv_cache.KVView`."""
 
     def prepare(self, new_tokens: Sequence[int]) -> None: ...
 
     def commit(self, new_tokens: Sequence[int]) -> None: ...
+
+
+def _steady_inference(method: Callable[Params, Result]) -> Callable[Params, Result]:
+    """Runs a method of Llava under `default_arithmetic`: the same bits in any company, where that is the rule (fp32 inference on a CPU)."""
+
+    @wraps(method)
+    def run(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        model = cast(Llava, args[0])
+        with default_arithmetic(model.dtype, model.device):
+            return method(*args, **kwargs)
+
+    return run
 
 
 class Llava(nn.Module):
@@ -80,12 +97,14 @@ class Llava(nn.Module):
 
     # --- seeing ---
 
+    @_steady_inference
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Features of the vision tower, [V, 3, H, W] -> [V, P, Dv]. A frozen tower records nothing for the backward pass."""
         frozen = not any(parameter.requires_grad for parameter in self.vision_tower.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.vision_tower(pixel_values)
 
+    @_steady_inference
     def image_embeddings(self, batch: RaggedBatch) -> Tensor:
         """What replaces the batch's placeholders, in order: [visual tokens of all images, D].
 
@@ -131,6 +150,7 @@ class Llava(nn.Module):
 
     # --- reading ---
 
+    @_steady_inference
     def input_embeddings(self, batch: RaggedBatch) -> Tensor:
         """What the language model reads: token embeddings, with image embeddings at the placeholders. [T, D].
 
@@ -149,6 +169,7 @@ class Llava(nn.Module):
             return token_embeds
         return token_embeds.index_put((placeholders,), image_embeds.to(token_embeds.dtype))
 
+    @_steady_inference
     def hidden_states(
         self, batch: RaggedBatch, *, select: Tensor | None = None, kv: KeyValueView | None = None, embeddings: Tensor | None = None
     ) -> Tensor:
@@ -165,8 +186,8 @@ class Llava(nn.Module):
         shared = {"position_embeddings": decoder.rotary_emb(hidden, position_ids=position_ids), "cu_seqlens": batch.cu_seqlens, "kv": kv}
         if kv is not None:
             kv.prepare(batch.lengths)
-        rows = None if select is None else _ascending(select.tolist())
-        prunes = rows is not None and len(rows) < hidden.shape[1]
+        rows = list(range(hidden.shape[1])) if select is None else _ascending(select.tolist())
+        prunes = len(rows) < hidden.shape[1]
         for layer in decoder.layers[:-1] if prunes else decoder.layers:
             hidden = layer(hidden, attention_mask=None, position_ids=position_ids, past_key_values=None, use_cache=False, **shared)
         if prunes:
@@ -176,6 +197,7 @@ class Llava(nn.Module):
         final_norm = decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm  # Phi
         return final_norm(hidden)[0]
 
+    @_steady_inference
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: [n, D] -> [n, vocabulary], in fp32 (fp64 for an fp64 model)."""
         logits = self.causal_lm.lm_head(hidden)

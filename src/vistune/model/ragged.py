@@ -8,17 +8,19 @@ Which bits depend on what (CPU; measured by `benchmarks/ragged.py`, watched by `
 
 - What a neighbour *says* never changes a bit of another sequence: attention runs sequence by sequence, and a matrix product computes each
   row by itself.
-- How *long* the neighbours are changes the number of rows of a matrix product, and with few rows the library picks other kernels that
-  add in another order. `steady_rows` (cheap, the default for inference in fp32) pads products of fewer than 16 rows to 16, which makes
-  fp32 the same bits alone or in company on the machines we measured. `fixed_row_tiles` makes every product the same call whatever the
-  batch, in any dtype: the deterministic mode, for a price.
+- How *long* or how many the neighbours are changes the number of rows of a matrix product: the libraries give remainders to kernels that
+  add in another order, and activations round differently at the end of a tensor. `steady_rows` (cheap; the default of inference in fp32)
+  removes both where kernels treat all fours of rows alike, as on the CPUs we measured. `fixed_row_tiles` makes every product the same call
+  whatever the batch, in any dtype: the deterministic mode, for a price.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -215,12 +217,19 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 # --- Bits that do not depend on the batch ------------------------------------------------------------------------------------------------
 
-STEADY_ROWS = 16
-"""Products of fewer rows use other kernels (MKL: fp32 below 4 rows on one thread, below 12 on two)."""
+STEADY_ROWS = 4
+"""MKL's kernels take rows by fours; a remainder goes to another kernel that adds in another order (up to 4 · threads rows or so)."""
+
+TILE_ROWS = 16
+"""Rows of the deterministic mode's products: decoding one sequence wants few, prefill many."""
 
 
-class _Rows(TorchFunctionMode):
-    """Rewrites `F.linear` (and, tiled, `F.conv2d`) so that a row's bits depend on fewer things."""
+class _SteadyArithmetic(TorchFunctionMode):
+    """Rewrites the operations whose bits depend on the batch's size: matrix products, and the activations.
+
+    torch computes the last few elements of a SiLU or GELU (and of each thread's share) by a scalar formula and the others by a vector
+    one, which round differently; `exp`, `erf` and `tanh` are the same for every element, so the activations are made of those.
+    """
 
     def __init__(self, rows: int, *, tiled: bool):
         super().__init__()
@@ -230,40 +239,92 @@ class _Rows(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **kwargs)
-        if func is F.conv2d and self.tiled and args[0].shape[0] > 1:
+        replacement = _STEADY_ACTIVATIONS.get(func)
+        if replacement is not None:
+            return replacement(*args, **kwargs)
+        if func is F.conv2d and args[0].shape[0] > 1:
             return torch.cat([func(image[None], *args[1:], **kwargs) for image in args[0]])
         return func(*args, **kwargs)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         flat = input.reshape(-1, input.shape[-1])
         count = flat.shape[0]
-        if count == self.rows or (count > self.rows and not self.tiled):
-            return F.linear(input, weight, bias)
-        whole = count if not self.tiled else count // self.rows * self.rows
-        pieces = [F.linear(tile, weight, bias) for tile in flat[:whole].split(self.rows)] if whole >= self.rows else []
-        if count > whole or not pieces:
-            rest = flat[whole:] if pieces else flat
-            padded = F.pad(rest, (0, 0, 0, self.rows - rest.shape[0]))
-            pieces.append(F.linear(padded, weight, bias)[: rest.shape[0]])
-        output = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return output.view(*input.shape[:-1], -1)
+        missing = -count % self.rows
+        if missing:
+            flat = F.pad(flat, (0, 0, 0, missing))
+        tiles = flat.split(self.rows) if self.tiled else (flat,)
+        outputs = [F.linear(tile, weight, bias) for tile in tiles]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output[:count].view(*input.shape[:-1], -1)
+
+
+def _steady_sigmoid(input: Tensor) -> Tensor:
+    return torch.exp(-_wide(input)).add_(1).reciprocal_().to(input.dtype)
+
+
+def _steady_silu(input: Tensor, inplace: bool = False) -> Tensor:
+    return (_wide(input) / torch.exp(-_wide(input)).add_(1)).to(input.dtype)
+
+
+def _steady_gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    wide = _wide(input)
+    if approximate == "tanh":
+        inner = (wide + 0.044715 * wide * wide * wide) * (2 / math.pi) ** 0.5
+        return (0.5 * wide * (torch.tanh(inner) + 1)).to(input.dtype)
+    return (0.5 * wide * (torch.erf(wide * 0.5**0.5) + 1)).to(input.dtype)
+
+
+def _wide(input: Tensor) -> Tensor:
+    return input if input.dtype == torch.float64 else input.float()
+
+
+_STEADY_ACTIVATIONS: dict[Any, Any] = {
+    F.silu: _steady_silu,
+    F.gelu: _steady_gelu,
+    torch.sigmoid: _steady_sigmoid,
+    Tensor.sigmoid: _steady_sigmoid,
+}
+
+
+_mode_is_chosen: ContextVar[bool] = ContextVar("mode_is_chosen", default=False)
+
+
+@contextmanager
+def _chosen(mode: _SteadyArithmetic) -> Iterator[None]:
+    token = _mode_is_chosen.set(True)
+    try:
+        with mode:
+            yield
+    finally:
+        _mode_is_chosen.reset(token)
 
 
 @contextmanager
 def steady_rows() -> Iterator[None]:
-    """Pads matrix products of fewer than 16 rows to 16, so that fp32 results do not depend on how many sequences run together."""
-    with _Rows(STEADY_ROWS, tiled=False):
+    """Pads matrix products to whole fours of rows and computes activations and convolutions evenly.
+
+    On the CPUs we measured, a sequence's bits then do not depend on what else runs in the batch, prefill or decode, fp32 or bf16. It rests
+    on the libraries' kernels treating all fours of rows alike; `fixed_row_tiles` does not.
+    """
+    with _chosen(_SteadyArithmetic(STEADY_ROWS, tiled=False)):
         yield
 
 
 @contextmanager
-def fixed_row_tiles(rows: int = 16) -> Iterator[None]:
+def fixed_row_tiles(rows: int = TILE_ROWS) -> Iterator[None]:
     """Deterministic mode: every matrix product runs on exactly `rows` rows and every convolution on one image, whatever the batch.
 
-    Then a sequence's bits are the same alone, in any company, and whichever way its prompt was batched with others, in any dtype.
-    The smaller `rows`, the cheaper decoding few sequences and the dearer prefill; results with different `rows` are not comparable.
+    Then a sequence's bits are the same alone and in any company, in any dtype. The smaller `rows`, the cheaper decoding few sequences
+    and the dearer prefill; results with different `rows` are not comparable. How a prompt is cut into chunks still matters.
     """
     if rows < 1:
         raise UsageError(f"Row tiles must hold at least one row, not {rows}.")
-    with _Rows(rows, tiled=True):
+    with _chosen(_SteadyArithmetic(rows, tiled=True)):
         yield
+
+
+def default_arithmetic(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
+    """`steady_rows` for fp32 inference on a CPU, unless a mode was chosen outside; nothing for training, other types and devices."""
+    if torch.is_grad_enabled() or dtype != torch.float32 or device.type != "cpu" or _mode_is_chosen.get():
+        return nullcontext()
+    return steady_rows()
