@@ -56,7 +56,7 @@ class ImageLayout:
 def image_layout(size: Size, config: ModelConfig, *, images_in_conversation: int = 1) -> ImageLayout:
     """The layout of a picture of `size` (width, height).
 
-    Raises ImageError for a picture so narrow that no tiling shows anything of it, CheckpointError for settings that contradict each other.
+    Raises CheckpointError for settings that contradict each other.
     """
     per_view = tokens_per_view(config)
     if _mode(config.image, images_in_conversation) != "anyres":
@@ -128,15 +128,14 @@ def best_resolution(size: Size, settings: ImageConfig) -> Size:
 
     The first in the folder's list wins remaining ties; its order of (width, height) is `pinpoint_order`.
     """
-    best, most_effective, least_wasted = None, 0, math.inf
-    for width, height in _pinpoints(settings):
+    pinpoints = _pinpoints(settings)
+    best, most_effective, least_wasted = pinpoints[0], 0, math.inf
+    for width, height in pinpoints:
         scale = min(width / size[0], height / size[1])
         effective = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
         wasted = width * height - effective
         if effective > most_effective or (effective == most_effective and wasted < least_wasted):
             best, most_effective, least_wasted = (width, height), effective, wasted
-    if best is None:
-        raise ImageError("aspect", f"The picture is {size[0]}x{size[1]}: too narrow to show anything in any AnyRes tiling. Crop it.")
     return best
 
 

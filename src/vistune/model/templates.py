@@ -222,7 +222,7 @@ def _single(template: Template, system: str | None, messages: list[Message], gen
 
 
 def _two(template: Template, system: str | None, messages: list[Message], generate: bool) -> Iterator[Segment]:
-    """v1: `system USER: text ASSISTANT: text</s>USER: ...`. A blank before a reply that is a token of its own is taught by `official` alone."""
+    """v1: `system USER: text ASSISTANT: text</s>USER: ...`. A blank token before a reply is taught by `official` alone."""
     if text := _system_text(template, system):
         yield text
         yield Segment(template.sep)
@@ -360,10 +360,11 @@ _VISION_SYSTEM = (
 )
 _SIMPLE_SYSTEM = "Answer the questions about the visual content that the user provides."
 _LLAMA_2_SYSTEM = (
-    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your answers should "
-    "not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your responses are socially "
-    "unbiased and positive in nature.\n\nIf a question does not make any sense, or is not factually coherent, explain why instead of "
-    "answering something not correct. If you don't know the answer to a question, please don't share false information."
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  "
+    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. "
+    "Please ensure that your responses are socially unbiased and positive in nature.\n\n"
+    "If a question does not make any sense, or is not factually coherent, explain why instead of answering something not correct. "
+    "If you don't know the answer to a question, please don't share false information."
 )
 
 _V0 = Template(style="single", roles=("Human", "Assistant"), sep="###", system=_HUMAN_SYSTEM)

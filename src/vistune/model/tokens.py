@@ -1,21 +1,19 @@
 """Tokenises rendered text so that markers a template wrote are special tokens and the same letters in someone's words are not.
 
 A run of text (what stands between two pictures) is encoded in one call, because pieces encoded one by one get other ids than the
-checkpoints were trained on. To tell the two kinds of text apart inside one call, the encoder works on a private copy of the tokenizer in
-which every marker is spelled in a secret way: template text is rewritten to that spelling, typed text is left alone, ids and the places
-at which the text is cut stay the tokenizer's own. For text that spells no marker, ids are those of an ordinary call (tested).
+checkpoints were trained on. To tell the two kinds of text apart inside one call, the encoder uses a second tokenizer over the same
+vocabulary in which every marker is spelled in a secret way: template text is rewritten to that spelling, typed text is left alone, ids and
+the places at which text is cut stay the tokenizer's own. For text that spells no marker, ids are those of an ordinary call (tested).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from vistune.errors import CheckpointError
@@ -43,16 +41,20 @@ class TextEncoder:
                 f"{type(tokenizer).__name__} is not a fast tokenizer; character offsets are needed to build the loss mask. Save the folder "
                 f"with a tokenizer.json."
             )
+        backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        added = backend.get_added_tokens_decoder()
+        markers = {token.content: id for id, token in added.items() if token.special or _looks_like_a_marker(token.content)}
+        _check_markers_cannot_be_spelled(backend, markers)
         nonce = secrets.token_hex(12)  # nobody can type it: it is drawn anew for each encoder, and replaced by ids before anyone sees it
-        definition: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
-        spelling = _secret_spelling(definition, image_token, nonce)
+        spelling = {marker: f"<{nonce}|{index}>" for index, marker in enumerate(dict.fromkeys([*markers, image_token]))}
         self._image_spelling = spelling[image_token]
         self._break_spelling = f"<{nonce}|break>"
-        self._tokenizer = _respelled(definition, spelling, new=(self._image_spelling, self._break_spelling))
+        self._tokenizer, self._own_ids = _respelled(backend, added, spelling)
+        self._tokenizer.add_special_tokens([self._image_spelling, self._break_spelling])
         self._break_id = self._tokenizer.token_to_id(self._break_spelling)
         self._marker = re.compile("|".join(re.escape(marker) for marker in sorted(spelling, key=len, reverse=True)))
         self._spell: Callable[[re.Match[str]], str] = lambda match: spelling[match[0]]
-        self.marker_ids = {marker: self._tokenizer.token_to_id(secret) for marker, secret in spelling.items() if marker != image_token}
+        self.marker_ids = markers
         """Ids of the markers that template text may spell."""
         ids = tokenizer("").input_ids
         self.prefix_ids: list[int] = [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
@@ -99,7 +101,7 @@ class TextEncoder:
         if straddled:
             return self._encode_run(run, break_after | straddled)
         return [
-            Token(id, _overlapped(spans, start, end))
+            Token(self._own_ids.get(id, id), _overlapped(spans, start, end))
             for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
             if id != self._break_id
         ]
@@ -126,41 +128,41 @@ def _overlapped(spans: Sequence[tuple[int, int, Segment]], start: int, end: int)
     return tuple(segment for first, last, segment in spans if start < last and max(end, start + 1) > first)
 
 
-def _secret_spelling(definition: dict[str, Any], image_token: str, nonce: str) -> dict[str, str]:
-    """Every marker of the tokenizer and its secret spelling.
-
-    Markers are its special tokens, and added tokens written like one (`<tool_call>`). Other added tokens are words or runs of blanks that
-    the language model was trained on in ordinary text, and stay what they are.
-    """
-    markers = [token["content"] for token in definition["added_tokens"] if token["special"] or _looks_like_a_marker(token["content"])]
-    return {marker: f"<{nonce}|{index}>" for index, marker in enumerate(dict.fromkeys([*markers, image_token]))}
-
-
 def _looks_like_a_marker(content: str) -> bool:
-    return content.strip()[:1] + content.strip()[-1:] in ("<>", "[]")
+    """Whether an added token that is not declared special is written like one (`<tool_call>`).
+
+    Others are words, or runs of blanks that the language model met in ordinary text, and stay what they are.
+    """
+    content = content.strip()
+    return content[:1] + content[-1:] in ("<>", "[]")
 
 
-def _respelled(definition: dict[str, Any], spelling: dict[str, str], new: Sequence[str]) -> Tokenizer:
-    """The tokenizer with its markers in secret spelling, and `new` special tokens. Ids do not change."""
-    model = definition["model"]
-    for token in definition["added_tokens"]:
-        token["content"] = spelling.get(token["content"], token["content"])
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {spelling.get(piece, piece): id for piece, id in model["vocab"].items()}
-    else:  # Unigram: a list of [piece, score]
-        model["vocab"] = [[spelling.get(piece, piece), score] for piece, score in model["vocab"]]
-    if model.get("unk_token"):
-        model["unk_token"] = spelling.get(model["unk_token"], model["unk_token"])
-    if model.get("merges"):
-        # A merge that would build a marker out of typed letters is exactly what must not happen.
-        model["merges"] = [pair for pair in map(_pair, model["merges"]) if not {*pair, pair[0] + pair[1]} & spelling.keys()]
-    # BOS is added by hand, lengths are checked and not cut, and offsets must include the blank that belongs to a token.
-    definition["post_processor"] = definition["truncation"] = definition["padding"] = None
-    tokenizer = Tokenizer.from_str(json.dumps(definition))
-    tokenizer.add_special_tokens([spelled for spelled in new if tokenizer.token_to_id(spelled) is None])
-    return tokenizer
+def _respelled(backend: Tokenizer, added: Mapping[int, AddedToken], spelling: Mapping[str, str]) -> tuple[Tokenizer, dict[int, int]]:
+    """A tokenizer over the same vocabulary whose markers are spelled anew, and the true ids of its added tokens.
+
+    No post-processor: BOS is added by hand, and offsets must include the blank that belongs to a token.
+    """
+    tokenizer = Tokenizer(backend.model)
+    if backend.normalizer is not None:
+        tokenizer.normalizer = backend.normalizer
+    if backend.pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = backend.pre_tokenizer
+    own_ids: dict[int, int] = {}
+    for id, token in sorted(added.items()):
+        content = spelling.get(token.content, token.content)
+        flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        tokenizer.add_tokens([AddedToken(content, **flags)])
+        here = tokenizer.token_to_id(content)
+        assert here is not None  # it was added just now
+        own_ids[here] = id
+    return tokenizer, own_ids
 
 
-def _pair(merge: str | list[str]) -> list[str]:
-    """A merge in either of the two forms in which files hold it: `"a b"` or `["a", "b"]`."""
-    return merge.split(" ") if isinstance(merge, str) else merge
+def _check_markers_cannot_be_spelled(backend: Tokenizer, markers: Mapping[str, int]) -> None:
+    """Refuses a vocabulary that makes a marker out of plain letters (Unigram does, where the marker is one of its pieces)."""
+    for marker, id in markers.items():
+        if any(token.id == id for token in backend.model.tokenize(marker)):
+            raise CheckpointError(
+                f"This tokenizer's {type(backend.model).__name__} model reads the letters {marker!r} as token {id} wherever they stand, so "
+                f"a user's text could not be told from the template's. Use a language model with a BPE tokenizer."
+            )
