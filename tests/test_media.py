@@ -118,6 +118,8 @@ def test_the_size_is_known_without_decoding_and_equals_the_picture(name: str, mo
         (ImageLimits(), "file:///etc/passwd", "url", "given as a path"),
         (ImageLimits(), "cat.jpg", "url", "given as a path"),
         (ImageLimits(), "data:image/png,abc", "data_url", "expected data:image/"),
+        (ImageLimits(), "data:image/png;base64,%ff%zz", "data_url", "not valid base64"),
+        (ImageLimits(), "data:image/png;base64,QUJD QUJD", "data_url", "its spaces were probably '+'"),
         (ImageLimits(), Path("no such file.png"), "missing", "'no such file.png': there is no such file"),
         (ImageLimits(), Path("/dev/zero"), "not_a_file", "regular file is needed"),
     ],

@@ -193,7 +193,7 @@ def _open_regular(name: str | Path, *, folder: int | None = None) -> int:
 
 def _open_beneath(path: Path, root: Path) -> int:
     """Opens a file under a root, one folder at a time and through no symbolic link, so that no name can lead out of it."""
-    resolved = root.resolve(strict=True)
+    resolved = Path(os.path.realpath(root, strict=True))
     if path.is_absolute():
         base = next((base for base in (root.absolute(), resolved) if path.is_relative_to(base)), None)
         if base is None:
@@ -242,10 +242,7 @@ def _decode_data_address(address: str, limits: ImageLimits) -> bytes:
         raise ImageError("data_url", f"a data: address of type {kind[:40]!r}; expected image/png, image/jpeg, image/webp or image/gif")
     if len(address) > 2 * limits.file_bytes + 1024:  # base64 with line breaks needs 1.4 characters a byte
         raise _too_many_bytes(len(address) * 3 // 4, limits)
-    text = address[match.end() :]
-    if "%" in text:
-        text = urllib.parse.unquote(text, errors="strict") if text.isascii() else text
-    text = text.translate(_BASE64_VARIANTS).rstrip("=")
+    text = urllib.parse.unquote(address[match.end() :]).translate(_BASE64_VARIANTS).rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -337,7 +334,7 @@ def _opacity(image: Image.Image, header: ImageHeader) -> Image.Image | None:
     return opacity
 
 
-_PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
+_PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 
 
 def _profile_transform(icc: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
@@ -346,21 +343,19 @@ def _profile_transform(icc: bytes | None, mode: str) -> ImageCms.ImageCmsTransfo
     As in browsers, a profile that is broken or of another colour space is ignored. So is one that *is* sRGB, found out by what it does to
     729 colours and not by its name: applying it would cost time and change pixels by one.
     """
-    if icc is None:
+    if icc is None or icc[16:20] != _PROFILE_SPACES[mode]:
         return None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        if profile.profile.xcolor_space != _PROFILE_SPACES[mode]:
-            return None
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
         if mode == "CMYK":
             return transform
         grid = bytes(value for red in range(9) for green in range(9) for blue in range(9) for value in (red * 31, green * 31, blue * 31))
         probe = Image.frombytes("RGB", (27, 27), grid) if mode == "RGB" else Image.frombytes("L", (256, 1), bytes(range(256)))
-        extrema = ImageChops.difference(transform.apply(probe), probe.convert("RGB")).getextrema()
+        change = max(ImageChops.difference(transform.apply(probe), probe.convert("RGB")).tobytes())
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return None if all(highest <= 2 for _, highest in extrema) else transform
+    return None if change <= 2 else transform
 
 
 _TURNS = {
