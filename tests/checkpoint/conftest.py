@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.checkpoint.tiny import tiny_llava
+
 from vistune.checkpoint.folder import save_model
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.checkpoint.tiny import ROWS, digests, tiny_llava
+
 from vistune.checkpoint.folder import load_model, save_model
 from vistune.checkpoint.tensors import open_weights, write_file
 from vistune.errors import CheckpointError, ConversionError, SaveError, TensorError, UnsupportedModel

@@ -7,9 +7,9 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.checkpoint.tiny import ROWS, TOWER, digests, tiny_llava, tiny_tokenizer
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from tests.checkpoint.tiny import ROWS, TOWER, digests, tiny_llava, tiny_tokenizer
 from vistune.checkpoint.folder import load_model, save_model
 from vistune.checkpoint.original import save_original
 from vistune.checkpoint.original_config import read_pinpoints

@@ -88,8 +88,6 @@ def tiny_llava(seed: int = 0, dtype: torch.dtype = torch.float32, **settings: An
 
 def digests(source: Llava | Path) -> dict[str, str]:
     """sha256 of each tensor, of a model in memory or of a folder's files."""
-    if isinstance(source, Path):
-        tensors = {name: slot.read() for name, slot in open_weights(source).items()}
-    else:
-        tensors = dict(source.state_dict())
+    stored = isinstance(source, Path)
+    tensors = {name: slot.read() for name, slot in open_weights(source).items()} if stored else source.state_dict()
     return {name: hashlib.sha256(bytes(tensor_bytes(tensor))).hexdigest() for name, tensor in tensors.items()}

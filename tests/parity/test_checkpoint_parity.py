@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.checkpoint.tiny import ROWS, digests, tiny_llava
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tests.checkpoint.tiny import ROWS, digests, tiny_llava
 from vistune.checkpoint.folder import load_model, save_model
 from vistune.model.inputs import lay_end_to_end
 from vistune.types import Conversation, ImagePart, Message, TextPart
@@ -37,7 +37,7 @@ def conversation(text: str = "What is shown?") -> Conversation:
 
 def load_with_transformers(folder: Path):
     model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model.eval()
 
 

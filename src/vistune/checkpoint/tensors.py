@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,9 +161,6 @@ def _open_shards(folder: Path) -> dict[str, TensorSlot]:
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{folder / INDEX_NAME} has no usable weight_map.")
     shards = sorted(set(weight_map.values()))
-    unlisted = {path.name for path in folder.glob("model-*.safetensors")} - set(shards)
-    if unlisted:
-        raise CheckpointError(f"{folder} has {', '.join(sorted(unlisted)[:3])}, which {INDEX_NAME} does not list.")
     slots: dict[str, TensorSlot] = {}
     for shard in shards:
         if not shard.endswith(".safetensors"):
@@ -174,6 +171,9 @@ def _open_shards(folder: Path) -> dict[str, TensorSlot]:
             if weight_map.get(name) != shard:
                 raise TensorError(f"{shard} holds {name}, which {INDEX_NAME} places in {weight_map.get(name)!r}.")
             slots[name] = slot
+    unlisted = {path.name for path in folder.glob("model-*.safetensors")} - set(shards)
+    if unlisted:
+        raise CheckpointError(f"{folder} has {', '.join(sorted(unlisted)[:3])}, which {INDEX_NAME} does not list.")
     missing = sorted(set(weight_map) - set(slots))
     if missing:
         raise TensorError(f"{INDEX_NAME} promises {listed(missing)}, but the shards do not hold it.")
@@ -281,12 +281,3 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tensor_digests(tensors: Mapping[str, TensorSlot]) -> Iterator[tuple[str, str]]:
-    """(name, sha256 of dtype, shape and bytes) of each stored tensor, in order of name."""
-    for name in sorted(tensors):
-        slot = tensors[name]
-        digest = hashlib.sha256(f"{_CODES[slot.dtype]}{list(slot.shape)}".encode())
-        digest.update(tensor_bytes(slot.read()))
-        yield name, digest.hexdigest()
