@@ -1,0 +1,444 @@
+"""Runs many requests as one ragged batch: continuous batching, chunked prefill, and prefixes that are read once.
+
+Each `step` is one forward pass: the next token of every running reply, and as many chunks of waiting prompts as the token budget allows, so
+that a long prompt does not stop the others' replies. Synchronous and without threads; `engine.py` drives it.
+
+A prompt is always cut at multiples of `CHUNK` rows from its own beginning, never by what else is running: together with steady matrix
+products this makes a reply in fp32 the same alone and in company. In deterministic mode only whole chunks that were read as a prompt are
+ever reused, so that it does not matter either what was asked before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
+from vistune.engine.prefixes import Kept, PrefixCache, TokenPath
+from vistune.engine.sampling import ReplyText, Sampler, token_logprob
+from vistune.errors import ContextLengthError, NonFiniteError, OutOfMemory
+from vistune.model.inputs import ModelInputs, RaggedBatch
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.model.ragged import fixed_row_tiles, steady_rows
+from vistune.types import FinishReason, Reply, SamplingParams, TokenLogprob
+
+CHUNK = 256
+"""Rows of a prompt that are read at once: enough to fill a CPU's matrix products, a quarter of a second of waiting for the others."""
+MIN_SHARED = 32
+"""A request waits for a running one to finish its prompt if that saves it at least this many rows."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a request: text to show, and at its end a reply, scores or an error."""
+
+    text: str = ""
+    reply: Reply | None = None
+    scores: tuple[TokenLogprob, ...] | None = None
+    error: Exception | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.reply is not None or self.scores is not None or self.error is not None
+
+
+@dataclass(eq=False)
+class Request:
+    """One conversation to be answered, or, with `score_from`, tokens from that row on to be given their probabilities."""
+
+    name: str
+    inputs: ModelInputs
+    params: SamplingParams
+    deliver: Callable[[Event], None]
+    continued: bool = False
+    score_from: int | None = None
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
+class Running:
+    """A request that has its place in the arena."""
+
+    request: Request
+    path: TokenPath
+    sequence: KVSequence
+    cached: int
+    limit: int
+    sampler: Sampler
+    text: ReplyText
+    embeddings: Tensor | None = None  # [prompt rows after `cached`, D], until the prompt is read
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.path)
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.sequence.length < self.num_prompt
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one sequence in the next forward pass, and which of them need logits (counted from the part's first row)."""
+
+    running: Running
+    count: int
+    wanted: range
+
+
+class Scheduler:
+    """Args:
+    max_sequences: requests that run at once; others wait.
+    prefill_tokens: prompt rows in one step, at least one chunk.
+    kv_bytes: limit on keys and values, running and kept.
+    """
+
+    def __init__(
+        self, model: Llava, processor: Processor, *, max_sequences: int, prefill_tokens: int, kv_bytes: int | None, deterministic: bool
+    ):
+        self._model, self._processor = model, processor
+        self._max_sequences, self._prefill_tokens, self._deterministic = max_sequences, prefill_tokens, deterministic
+        self.arena = KVArena(KVShape.of(model.config.text_config), dtype=model.dtype, device=model.device, max_bytes=kv_bytes)
+        self.cache = PrefixCache(self.arena)
+        self._waiting: list[Request] = []
+        self._running: list[Running] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def submit(self, request: Request) -> None:
+        """Queues a request. What happens to it is told to its `deliver`, never raised."""
+        context = self._processor.config.max_length
+        tokens = request.inputs.num_tokens
+        if tokens + (request.score_from is None) > context:
+            request.deliver(
+                Event(
+                    error=ContextLengthError(
+                        f"The conversation fills the model's context: {tokens:,} of {context:,} tokens, which leaves no room for a reply. "
+                        "Shorten it, drop early turns, or show fewer pictures."
+                    )
+                )
+            )
+            return
+        self._waiting.append(request)
+
+    def step(self) -> None:
+        """Admits what fits, runs one forward pass, and tells every request what came of it."""
+        self._drop_cancelled()
+        self._admit()
+        if parts := list(self._plan()):
+            self._run(parts)
+
+    def abandon(self, error: Exception) -> None:
+        """Ends every request with `error` and forgets everything kept."""
+        for request in self._waiting:
+            request.deliver(Event(error=error))
+        self._waiting.clear()
+        for running in list(self._running):
+            self._fail(running, error)
+        while self.cache.drop_oldest():
+            pass
+
+    # --- who runs ---
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = [request for request in self._waiting if not request.cancelled]
+        for running in [running for running in self._running if running.request.cancelled]:
+            self._finish(running, "cancelled", "")
+
+    def _admit(self) -> None:
+        """Starts waiting requests in order, until the slots or the memory are full."""
+        for request in list(self._waiting):
+            if len(self._running) >= self._max_sequences:
+                return
+            path = TokenPath.of(request.inputs, self._processor.config)
+            source, shared = self._longest_prefix(request, path)
+            if self._worth_waiting_for(request, path, shared):
+                continue
+            try:
+                sequence = self._place(source, shared, reserve=len(path) + self._limit(request))
+            except OutOfMemory as error:
+                if self._running:
+                    return  # what runs now will give room back; nobody overtakes
+                self._waiting.remove(request)
+                request.deliver(Event(error=error))
+                continue
+            self._waiting.remove(request)
+            self._start(request, path, sequence, shared)
+
+    def _limit(self, request: Request) -> int:
+        """How many tokens the reply may have."""
+        if request.score_from is not None:
+            return 0
+        return min(request.params.max_new_tokens, self._processor.config.max_length - request.inputs.num_tokens)
+
+    def _longest_prefix(self, request: Request, path: TokenPath) -> tuple[Kept | Running | None, int]:
+        """Who has the most rows of this prompt in the arena, and how many of them can be used."""
+        source: Kept | Running | None
+        source, length = self.cache.longest(path)
+        for running in self._running:
+            read = min(running.sequence.length, running.num_prompt) if self._deterministic else running.sequence.length
+            shared = min(running.path.common_length(path), read)
+            if shared > length:
+                source, length = running, shared
+        length = self._usable(request, length)
+        return (source, length) if length else (None, 0)
+
+    def _usable(self, request: Request, length: int) -> int:
+        """At least one row of a prompt is always read: its logits are where the reply begins."""
+        last = request.inputs.num_tokens - 1 if request.score_from is None else request.score_from - 1
+        length = min(length, last)
+        return length // CHUNK * CHUNK if self._deterministic else length
+
+    def _worth_waiting_for(self, request: Request, path: TokenPath, shared: int) -> bool:
+        """Whether a running request is just reading much of this prompt: many questions about one picture read it once."""
+        reading = (running for running in self._running if running.is_prefilling)
+        return any(self._usable(request, running.path.common_length(path)) - shared >= MIN_SHARED for running in reading)
+
+    def _place(self, source: Kept | Running | None, shared: int, *, reserve: int) -> KVSequence:
+        """Room for a request in the arena, beginning with `shared` rows of `source`; kept prefixes make way. Raises OutOfMemory."""
+        if source is None:
+            return self._making_room(lambda: self.arena.allocate(reserve=reserve), but=None)
+        if isinstance(source, Running):
+            return self._making_room(lambda: self.arena.fork(source.sequence, shared, reserve=reserve), but=None)
+        self.cache.use(source)
+        if shared < len(source.path) * 3 // 4:  # much of it is another conversation, which may go on
+            try:
+                return self._making_room(lambda: self.arena.fork(source.sequence, shared, reserve=reserve), but=source)
+            except OutOfMemory:
+                pass  # not both: the new request takes it over
+        self.arena.truncate(source.sequence, shared)
+        sequence = self.cache.take(source)
+        try:
+            self._making_room(lambda: self.arena.make_room([(sequence, reserve)]), but=None)
+        except OutOfMemory:
+            self.arena.free(sequence)
+            raise
+        return sequence
+
+    def _making_room(self, attempt: Callable[[], Made], *, but: Kept | None) -> Made:
+        while True:
+            try:
+                return attempt()
+            except OutOfMemory:
+                if not self.cache.drop_oldest(but=but):
+                    raise
+
+    def _start(self, request: Request, path: TokenPath, sequence: KVSequence, shared: int) -> None:
+        ids = request.inputs.input_ids.masked_fill(request.inputs.image_mask, -1).tolist()
+        running = Running(
+            request=request,
+            path=path,
+            sequence=sequence,
+            cached=shared,
+            limit=self._limit(request),
+            sampler=Sampler(request.params),
+            text=ReplyText(
+                self._processor.tokenizer, ids, (*request.params.stop, *self._processor.stop_strings), continued=request.continued
+            ),
+        )
+        self._running.append(running)
+        try:
+            running.embeddings = self._embed(running)
+        except Exception as error:
+            # Whatever is wrong with one request's pictures must not reach the others: it is told its own error.
+            self._fail(running, error)
+
+    # --- the forward pass ---
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        if self._deterministic:
+            return fixed_row_tiles()
+        return steady_rows() if self._model.dtype == torch.float32 else nullcontext()
+
+    def _embed(self, running: Running) -> Tensor:
+        """What the language model reads after the cached rows, [T - cached, D]; only pictures that are not cached are looked at."""
+        inputs, cached = running.request.inputs, running.cached
+        needed = [index for index, image in enumerate(running.path.images) if image.end > cached]
+        first = min([cached, *(running.path.images[index].start for index in needed)])  # the cached rows may end inside a picture
+        views_before = sum(inputs.views[: needed[0]]) if needed else sum(inputs.views)
+        rows = slice(first, None)
+        batch = RaggedBatch(
+            input_ids=inputs.input_ids[rows],
+            position_ids=torch.arange(first, inputs.num_tokens),
+            cu_seqlens=torch.tensor([0, inputs.num_tokens - first], dtype=torch.int32),
+            image_mask=inputs.image_mask[rows],
+            pixel_values=inputs.pixel_values[views_before:].to(self._model.dtype) if needed and inputs.pixel_values is not None else None,
+            views=inputs.views[len(inputs.views) - len(needed) :],
+            image_sizes=inputs.image_sizes[len(inputs.image_sizes) - len(needed) :],
+            image_features=inputs.image_features[views_before:] if needed and inputs.image_features is not None else None,
+        )
+        with torch.inference_mode(), self._arithmetic():
+            return self._model.input_embeddings(batch.to(self._model.device))[cached - first :]
+
+    def _plan(self) -> Iterator[Part]:
+        """The next token of every reply that runs, then chunks of prompts in order of arrival."""
+        for running in self._running:
+            if not running.is_prefilling:
+                yield Part(running, 1, range(1))
+        budget = max(self._prefill_tokens, CHUNK)
+        for running in self._running:
+            if running.is_prefilling:
+                start = running.sequence.length
+                count = min(CHUNK - start % CHUNK, running.num_prompt - start)
+                if count > budget:
+                    return
+                budget -= count
+                yield Part(running, count, self._wanted(running, start, count))
+
+    def _wanted(self, running: Running, start: int, count: int) -> range:
+        """Rows of a prompt chunk whose logits are needed: the last of the prompt, or those before each token to be scored."""
+        score_from = running.request.score_from
+        first, end = (running.num_prompt - 1, running.num_prompt) if score_from is None else (score_from - 1, running.num_prompt - 1)
+        return range(min(max(first - start, 0), count), max(min(end - start, count), 0))
+
+    def _run(self, parts: list[Part]) -> None:
+        """One forward pass; if it fails, each part alone, so that only the one at fault hears of it."""
+        try:
+            logits = self._forward(parts)
+        except Exception as error:
+            if len(parts) == 1:
+                self._fail(parts[0].running, error)
+                return
+            for part in parts:
+                self._run([part])
+            return
+        row = 0
+        for part in parts:
+            own = logits[row : row + len(part.wanted)]
+            row += len(part.wanted)
+            self._advance(part, own)
+
+    def _forward(self, parts: list[Part]) -> Tensor:
+        """Logits of all wanted rows of all parts, in order: [n, vocabulary]."""
+        ids, positions, boundaries, selected = [], [], [0], []
+        for part in parts:
+            running, start = part.running, part.running.sequence.length
+            ids += running.tokens[-1:] if not running.is_prefilling else running.path.ids[start : start + part.count].tolist()
+            positions += range(start, start + part.count)
+            selected += [boundaries[-1] + row for row in part.wanted]
+            boundaries.append(boundaries[-1] + part.count)
+        batch = RaggedBatch(
+            input_ids=torch.tensor(ids),
+            position_ids=torch.tensor(positions),
+            cu_seqlens=torch.tensor(boundaries, dtype=torch.int32),
+            image_mask=torch.zeros(len(ids), dtype=torch.bool),  # the prompts' embeddings have their pictures in them already
+        ).to(self._model.device)
+        view = self.arena.view([part.running.sequence for part in parts])
+        # A pass without wanted rows only fills the arena, but the last layer is pruned to at least one row.
+        select = torch.tensor(selected or [len(ids) - 1], device=self._model.device)
+        with torch.inference_mode(), self._arithmetic():
+            hidden = self._model.hidden_states(batch, select=select, kv=view, embeddings=self._embeddings(parts))
+            return self._model.logits(hidden)[: len(selected)]
+
+    def _embeddings(self, parts: list[Part]) -> Tensor:
+        pieces = []
+        for part in parts:
+            running, start = part.running, part.running.sequence.length
+            if running.embeddings is None:
+                token = torch.tensor(running.tokens[-1:], device=self._model.device)
+                pieces.append(self._model.causal_lm.get_input_embeddings()(token))
+            else:
+                pieces.append(running.embeddings[start - running.cached :][: part.count])
+        return torch.cat(pieces)
+
+    # --- what comes of it ---
+
+    def _advance(self, part: Part, logits: Tensor) -> None:
+        """Uses the logits [len(part.wanted), V] of one sequence: nothing yet, scores, or a token."""
+        running = part.running
+        if not bool(logits.isfinite().all()):
+            self._fail(running, NonFiniteError(f"{running.request.name}: the model's logits are not finite; its weights are damaged."))
+            return
+        if running.request.score_from is not None:
+            self._score(part, logits)
+        elif not running.is_prefilling:
+            running.embeddings = None
+            self._accept(running, logits[0])
+
+    def _score(self, part: Part, logits: Tensor) -> None:
+        running, alternatives = part.running, part.running.request.params.logprobs or 0
+        first = running.sequence.length - part.count + 1  # the row before a token tells its probability
+        for offset, row in zip(part.wanted, logits, strict=True):
+            token = int(running.path.ids[first + offset])
+            running.logprobs.append(token_logprob(self._processor.tokenizer, row, token, alternatives))
+        if not running.is_prefilling:
+            self._retire(running)
+            running.request.deliver(Event(scores=tuple(running.logprobs)))
+
+    def _accept(self, running: Running, logits: Tensor) -> None:
+        """Draws the next token and shows what it completes."""
+        params = running.request.params
+        token = running.sampler.draw(logits)
+        running.tokens.append(token)
+        if token in self._processor.stop_ids:
+            self._finish(running, "stop", "")
+            return
+        if params.logprobs is not None:
+            running.logprobs.append(token_logprob(self._processor.tokenizer, logits, token, params.logprobs))
+        text = running.text.push(token)
+        if running.text.stopped:
+            self._finish(running, "stop", text)
+        elif len(running.tokens) >= running.limit:
+            self._finish(running, "length", text)
+        elif text:
+            running.request.deliver(Event(text))
+
+    def _finish(self, running: Running, reason: FinishReason, text: str) -> None:
+        text += running.text.finish(reason)
+        self._retire(running)
+        reply = Reply(
+            running.text.text,
+            # Held-back text can turn out to hold a stop string only now.
+            "stop" if running.text.stopped else reason,
+            prompt_tokens=running.num_prompt,
+            cached_tokens=running.cached,
+            completion_tokens=len(running.tokens),
+            logprobs=tuple(running.logprobs) if running.request.params.logprobs is not None else None,
+        )
+        running.request.deliver(Event(text, reply))
+
+    def _retire(self, running: Running) -> None:
+        """Frees the slot and keeps what was read and said for the next turn."""
+        self._running.remove(running)
+        length = running.sequence.length
+        if self._deterministic:
+            length = min(length, running.num_prompt) // CHUNK * CHUNK
+        if length == 0:
+            self.arena.free(running.sequence)
+            return
+        path = running.path.extended(running.tokens, length)
+        self.arena.truncate(running.sequence, length)
+        sequence = running.sequence
+        if sequence.capacity > length + max(CHUNK, length // 4):  # room that was reserved for a longer reply
+            try:
+                sequence = self.arena.fork(running.sequence, length)
+            except OutOfMemory:
+                self.arena.free(running.sequence)
+                return
+            self.arena.free(running.sequence)
+        self.cache.keep(path, sequence)
+
+    def _fail(self, running: Running, error: Exception) -> None:
+        self._running.remove(running)
+        self.arena.free(running.sequence)
+        running.request.deliver(Event(error=_typed(error)))
+
+
+def _typed(error: Exception) -> Exception:
+    """Torch's several ways of saying that memory ran out, as ours; other errors as they are."""
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    if out_of_memory and not isinstance(error, OutOfMemory):
+        return OutOfMemory("The machine ran out of memory in a forward pass; run fewer sequences at once, or show smaller pictures.")
+    return error
