@@ -7,10 +7,11 @@ folder's list of tensors.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import transformers
@@ -36,7 +37,7 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
-class KeyValueView(KeyValues):
+class KeyValueView(KeyValues, Protocol):
     """What `kv=` takes: `engine.kv_cache.KVView`."""
 
     def prepare(self, new_tokens: Sequence[int]) -> None: ...
@@ -274,12 +275,24 @@ def apply_lora(model: Llava, config: LoraConfig) -> None:
 
     layers = cast(nn.Module, model.causal_lm.model.layers)
     targets = {name.rsplit(".", 1)[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    model.language_model = peft.get_peft_model(
-        model.causal_lm,
-        peft.LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(targets), task_type="CAUSAL_LM"
-        ),
+    adapters = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(targets), task_type="CAUSAL_LM"
     )
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property by its old name; nothing for our users to do about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        model.language_model = peft.get_peft_model(model.causal_lm, adapters)
+
+
+def recompute_activations(model: Llava) -> None:
+    """Activation checkpointing: each decoder layer's inner activations are computed again in the backward pass instead of being kept.
+
+    A third more arithmetic for far less memory; gradients are the same. Acts in training mode only.
+    """
+    causal_lm = model.causal_lm
+    # Renamed in transformers 5.2x, with a warning under the old name.
+    enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # the reentrant kind loses gradients where a layer's input needs none, as with adapters
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
