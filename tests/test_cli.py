@@ -34,8 +34,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {"model": ScriptedChatModel(lambda conversation, params: f"You said {conversation.messages[-1].text.strip()}")}
 
     @contextmanager
-    def fake(name: str, dtype: str, **options: Any) -> Iterator[ScriptedChatModel]:
-        seen.update(options, name=name, dtype=dtype)
+    def fake(name: str, dtype: str, device: str, **options: Any) -> Iterator[ScriptedChatModel]:
+        seen.update(options, name=name, dtype=dtype, device=device)
         yield seen["model"]
 
     monkeypatch.setattr(cli, "_loaded_model", fake)

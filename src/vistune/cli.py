@@ -10,18 +10,19 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
 from vistune.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from vistune.engine.engine import Engine
     from vistune.model.llava import Llava
     from vistune.model.processor import Processor
+    from vistune.types import Conversation
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -39,6 +40,7 @@ app.add_typer(data_app, name="data")
 
 
 DType = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
 Layout = Literal["hf", "original"]
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
@@ -46,6 +48,7 @@ BaseOption = Annotated[str | None, typer.Option(help="What an adapter or a proje
 TowerOption = Annotated[str | None, typer.Option(help="The vision tower of an original LLaVA checkpoint that does not hold it.")]
 TemplateOption = Annotated[str | None, typer.Option(help="The chat template of a checkpoint that does not name one, e.g. vicuna_v1.")]
 DTypeOption = Annotated[DType, typer.Option(help="Number format of the weights; auto takes bfloat16 where the machine is fast at it.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes the GPU if there is one.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -94,6 +97,7 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer, one per line.")] = False,
     deterministic: DeterministicOption = False,
     dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Talk to a model about pictures.
 
@@ -109,7 +113,9 @@ def chat(
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
     with (
-        _loaded_model(model, dtype, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template) as chat_model,
+        _loaded_model(
+            model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+        ) as chat_model,
         TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
     ):
         if question is not None:
@@ -121,13 +127,13 @@ def chat(
 
 
 @app.command()
-def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto") -> None:
+def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto", device: DeviceOption = "auto") -> None:
     """Answer about five shipped pictures, and say what is right."""
     from vistune.serve.demo import read_demo, run_demo
 
     items = read_demo(ASSETS / "demo")
     right = 0
-    with _loaded_model(model, dtype) as chat_model:
+    with _loaded_model(model, dtype, device) as chat_model:
         for result in run_demo(chat_model, items):
             right += result.right
             verdict = "right" if result.right else "WRONG"
@@ -164,7 +170,7 @@ def train(
         return
     from vistune.train.trainer import train as run
 
-    typer.echo(run(config, resume=resume))
+    typer.echo(run(config, resume=resume, sampler=_sample_answers))
 
 
 @data_app.command("check")
@@ -227,10 +233,10 @@ def export(
     """Write a model in another layout of checkpoint folder."""
     if out.exists():
         raise UsageError(f"{out} exists already; choose another place, an export never overwrites.")
-    from vistune.checkpoint.folder import save_model
+    from vistune.checkpoint.folder import load_model, save_model
     from vistune.checkpoint.original import save_original
 
-    loaded, processor = _load(model, "auto", base=base, vision_tower=vision_tower, template=template)
+    loaded, processor = load_model(_model_folder(model), **_stands_on(base, vision_tower, template))
     if to == "hf":
         save_model(loaded, processor, out)
     else:
@@ -267,39 +273,66 @@ def _model_folder(name: str) -> Path:
     return ASSETS / "assistant"
 
 
-def _load(name: str, dtype: DType, *, base: str | None, vision_tower: str | None, template: str | None) -> tuple[Llava, Processor]:
-    """Weights and processor of `--model`, with whatever else it stands on fetched by name."""
+class _StandsOn(TypedDict):
+    """What `load_model` wants to know about a foreign checkpoint beyond its folder."""
+
+    base: Path | None
+    vision_tower: Path | None
+    template: str | None
+
+
+def _stands_on(base: str | None, vision_tower: str | None, template: str | None) -> _StandsOn:
+    """The options of the same names, with what they name fetched; a wrong name is said before anything is loaded."""
     from vistune.model.templates import template_named
     from vistune.pull import pull
 
     if template is not None:
-        template_named(template)  # a wrong name is said now, not after minutes of loading
-    folder, base_folder, tower_folder = _model_folder(name), base and pull(base), vision_tower and pull(vision_tower)
-    import torch
-
-    from vistune.checkpoint.folder import load_model
-
-    chosen = "auto" if dtype == "auto" else getattr(torch, dtype)
-    return load_model(folder, dtype=chosen, base=base_folder or None, vision_tower=tower_folder or None, template=template)
+        template_named(template)
+    return {"base": pull(base) if base else None, "vision_tower": pull(vision_tower) if vision_tower else None, "template": template}
 
 
 @contextmanager
 def _loaded_model(
     name: str,
     dtype: DType,
+    device: Device,
     *,
     deterministic: bool = False,
     base: str | None = None,
     vision_tower: str | None = None,
     template: str | None = None,
 ) -> Iterator[Engine]:
-    """`--model` as a ChatModel."""
+    """`--model` as a ChatModel, with whatever else it stands on."""
+    stands_on, folder = _stands_on(base, vision_tower, template), _model_folder(name)
     if sys.stderr.isatty():
         typer.echo(f"Loading {name} …", err=True)
-    model, processor = _load(name, dtype, base=base, vision_tower=vision_tower, template=template)
-    from vistune.engine.engine import Engine
+    import torch
 
-    yield Engine(model, processor, deterministic=deterministic)
+    from vistune.checkpoint.folder import load_model
+    from vistune.engine.engine import Engine, best_dtype
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no GPU that this torch can use; leave --device out, or see `vistune doctor`.")
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    precision = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+    model, processor = load_model(folder, dtype=precision, device=place, **stands_on)
+    with Engine(model, processor, deterministic=deterministic) as engine:
+        yield engine
+
+
+def _sample_answers(model: Llava, processor: Processor, conversations: Sequence[Conversation]) -> list[str]:
+    """What the model under training says at this moment: the trainer knows no engine, so it is handed this."""
+    import asyncio
+
+    from vistune.engine.engine import Engine
+    from vistune.types import SamplingParams
+
+    async def answers() -> list[str]:
+        with Engine(model, processor) as engine:
+            replies = (engine.generate(each, SamplingParams(max_new_tokens=64)) for each in conversations)
+            return [reply.text for reply in await asyncio.gather(*replies)]
+
+    return asyncio.run(answers())
 
 
 def _assignments(changes: list[str]) -> dict[str, str]:
