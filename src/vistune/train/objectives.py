@@ -1,0 +1,245 @@
+"""What is learned: the two objectives of the trainer, each a list of examples and a loss that sums over them.
+
+`NextToken` is LLaVA's: the words of the answers. `Align` is the short stage before it: without running the language model at all, the
+projector learns to put at each grid cell the language model's own word embedding of what lies there. Both sum their loss and say by how
+much it is to be divided, so a batch has one gradient however it is cut into forwards.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vistune.data.collate import collate, supervised_tokens
+from vistune.errors import DataError, EmptyMaskError, UsageError
+from vistune.media import image_size
+from vistune.model.backbones import patches_per_side
+from vistune.model.inputs import IGNORE_INDEX, ModelInputs
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.train.config import AlignConfig, LossMask
+from vistune.train.features import FrozenFeatures, picture_keys
+from vistune.types import Conversation, ImageAnnotations, ImagePart, InstructionExample, Message
+
+# V views · P grid cells per view · D width of the language model · K names
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One example, ready for the model. `targets` (align only) are the name of each cell [P], IGNORE_INDEX where there is none."""
+
+    id: str
+    inputs: ModelInputs
+    count: float
+    """What this example adds to the number that the loss is divided by."""
+    targets: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.inputs.num_tokens
+
+
+class Objective(ABC):
+    """Examples and their loss. `features`, once set, gives the pictures' cached features in place of pixels."""
+
+    def __init__(self, processor: Processor):
+        self.processor = processor
+        self.features: FrozenFeatures | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    @abstractmethod
+    def conversation(self, place: int) -> Conversation:
+        """The conversation that shows the model this example's pictures."""
+
+    @abstractmethod
+    def prepare(self, place: int) -> Prepared:
+        """One example as tensors: a pure function of its place."""
+
+    @abstractmethod
+    def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
+        """The summed loss of these examples, to be divided by the sum of all `count` of the step."""
+
+    def inputs(self, place: int) -> ModelInputs:
+        """The example's inputs: with pixels, or with cached features where there is a cache."""
+        if self.features is None:
+            return self._process(place, load_pixels=True)
+        keys = picture_keys(self.conversation(place), self.processor.config)
+        return self.features.attach(self._process(place, load_pixels=False), keys, load=lambda: self._process(place, load_pixels=True))
+
+    def pictures(self) -> Iterator[tuple[tuple[str, ...], Callable[[], ModelInputs]]]:
+        """Each example's picture keys, and how to load it with pixels: what `FrozenFeatures.fill` takes."""
+        for place in range(len(self)):
+            yield picture_keys(self.conversation(place), self.processor.config), partial(self._process, place, load_pixels=True)
+
+    @abstractmethod
+    def _process(self, place: int, *, load_pixels: bool) -> ModelInputs: ...
+
+
+class NextToken(Objective):
+    """Cross-entropy of the supervised tokens, given everything before them."""
+
+    def __init__(self, examples: Sequence[InstructionExample], processor: Processor, mask: LossMask):
+        super().__init__(processor)
+        self._examples, self._mask = examples, mask
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def conversation(self, place: int) -> Conversation:
+        return self._examples[place].conversation
+
+    def prepare(self, place: int) -> Prepared:
+        inputs = self.inputs(place)
+        return Prepared(self._examples[place].id, inputs, supervised_tokens(inputs))
+
+    def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
+        loss_sum, _ = model.loss(collate([example.inputs for example in examples]).to(device))
+        return loss_sum
+
+    def _process(self, place: int, *, load_pixels: bool) -> ModelInputs:
+        return self.processor(self.conversation(place), train=True, mask=self._mask, load_pixels=load_pixels)
+
+
+def measure_example(example: InstructionExample, processor: Processor, mask: LossMask) -> int:
+    """Tokens of a training row. The Processor refuses what cannot be trained on; pictures are looked at, not decoded."""
+    inputs = processor(example.conversation, train=True, mask=mask, load_pixels=False)
+    if not supervised_tokens(inputs):
+        raise EmptyMaskError(
+            f"{example.id}: no token of this conversation can be learned (mask {mask!r}, template {processor.config.template!r})."
+        )
+    return inputs.num_tokens
+
+
+@dataclass(frozen=True)
+class CellNames:
+    """What can lie in a cell, and the language model's own words for it: one mean word embedding per name, at unit length."""
+
+    names: tuple[str, ...]
+    directions: Tensor  # [K, D] float32
+
+    @classmethod
+    def of(cls, names: Sequence[str], model: Llava, processor: Processor) -> CellNames:
+        embeddings = model.language_model.get_input_embeddings().weight.detach().float().cpu()
+        tokenizer = processor.tokenizer
+        rows = []
+        for name in names:
+            # With the space before it, as the word stands inside a sentence.
+            ids = tokenizer.encode(f" {name}", add_special_tokens=False)
+            rows.append(embeddings[ids].mean(0))
+        return cls(tuple(names), F.normalize(torch.stack(rows), dim=-1))
+
+
+class Align(Objective):
+    """Cross-entropy of each grid cell over the names of all things in the data, by the cosine of its visual token to their words."""
+
+    def __init__(self, pictures: Sequence[tuple[ImageAnnotations, ImagePart]], processor: Processor, names: CellNames, config: AlignConfig):
+        super().__init__(processor)
+        self._pictures, self._names, self._config = pictures, names, config
+        self._number = {name: number for number, name in enumerate(names.names)}
+        self._side, self._mode = patches_per_side(processor.config), _plain_mode(processor)
+        # A cell of the background teaches little and there are many: its share of the loss is a setting.
+        self._weights = torch.ones(len(names.names))
+        self._weights[self._number[config.background]] = config.background_weight
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def conversation(self, place: int) -> Conversation:
+        return Conversation((Message("user", (self._pictures[place][1],)),))
+
+    def prepare(self, place: int) -> Prepared:
+        annotations = self._pictures[place][0]
+        labels = cell_labels(annotations, self._side, mode=self._mode, background=self._config.background)
+        targets = torch.tensor([IGNORE_INDEX if label is None else self._number[label] for label in labels])
+        kept = targets[targets != IGNORE_INDEX]
+        return Prepared(annotations.image, self.inputs(place), float(self._weights[kept].sum()), targets)
+
+    def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
+        cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
+        pixels = [example.inputs.pixel_values for example in examples if example.inputs.pixel_values is not None]
+        features = torch.cat(cached).to(device) if cached else model.encode_images(torch.cat(pixels).to(device))  # [V, P, Dv]
+        tokens = F.normalize(model.multi_modal_projector(features).float(), dim=-1)  # [V, P, D]
+        logits = self._config.logit_scale * tokens.flatten(0, 1) @ self._names.directions.to(device).T  # [V·P, K]
+        targets = torch.cat([example.targets for example in examples if example.targets is not None]).to(device)
+        return F.cross_entropy(logits, targets, weight=self._weights.to(device), ignore_index=IGNORE_INDEX, reduction="sum")
+
+    def _process(self, place: int, *, load_pixels: bool) -> ModelInputs:
+        return self.processor(self.conversation(place), load_pixels=load_pixels)
+
+
+def _plain_mode(processor: Processor) -> Literal["crop", "pad", "squash"]:
+    """How a picture becomes the tower's square: the geometry that `cell_labels` has to follow."""
+    image = processor.config.image
+    if image.mode == "anyres":
+        raise UsageError("The align objective names the cells of one view; it works with model.image_mode=square or pad, not anyres.")
+    if image.mode == "pad":
+        return "pad"
+    return "crop" if image.resize == "shortest_edge" else "squash"
+
+
+def cell_labels(annotations: ImageAnnotations, side: int, *, mode: Literal["crop", "pad", "squash"], background: str) -> list[str | None]:
+    """The name of what lies in each of side × side grid cells, row by row; None outside the picture (padding).
+
+    A cell belongs to the smallest box over its centre, so things stand before the ground they stand on. A box too small to cover any centre
+    gets the cell that its own centre lies in.
+    """
+    by_size = sorted(annotations.boxes, key=lambda box: -_area(box.xyxy))
+    stretch = _stretch(annotations.width, annotations.height, mode)
+    centres = [(column + 0.5) / side for column in range(side)]
+    labels: list[str | None] = []
+    for y in centres:
+        for x in centres:
+            u, v = (x - 0.5) * stretch[0] + 0.5, (y - 0.5) * stretch[1] + 0.5
+            inside = 0 <= u <= 1 and 0 <= v <= 1
+            covering = [box.label for box in by_size if box.xyxy[0] <= u <= box.xyxy[2] and box.xyxy[1] <= v <= box.xyxy[3]]
+            labels.append((covering[-1] if covering else background) if inside else None)
+    for box in by_size:
+        left, top, right, bottom = box.xyxy
+        column = _cell((left + right) / 2, stretch[0], side)
+        row = _cell((top + bottom) / 2, stretch[1], side)
+        small = (right - left) < stretch[0] / side and (bottom - top) < stretch[1] / side
+        if small and column is not None and row is not None:
+            labels[row * side + column] = box.label
+    return labels
+
+
+def _area(xyxy: tuple[float, float, float, float]) -> float:
+    return (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])
+
+
+def _stretch(width: int, height: int, mode: Literal["crop", "pad", "squash"]) -> tuple[float, float]:
+    """How much of the picture's own width and height the square view spans: above 1 with padding, below 1 when cropped."""
+    square = {"pad": max(width, height), "crop": min(width, height), "squash": 0}[mode]
+    return (square / width, square / height) if square else (1.0, 1.0)
+
+
+def _cell(position: float, stretch: float, side: int) -> int | None:
+    """The cell along one axis that a position (fraction of the picture) falls into, or None outside the view."""
+    cell = int(((position - 0.5) / stretch + 0.5) * side // 1)
+    return cell if 0 <= cell < side else None
+
+
+def annotation_names(pictures: Sequence[ImageAnnotations], background: str) -> list[str]:
+    """All names that can lie in a cell, in a fixed order."""
+    return sorted({box.label for picture in pictures for box in picture.boxes} | {background})
+
+
+def measure_picture(picture: tuple[ImageAnnotations, ImagePart]) -> int:
+    """Checks that an annotated picture is there and has the size its annotations speak of; one picture counts as one."""
+    annotations, part = picture
+    found = image_size(part.source)
+    if found != (annotations.width, annotations.height):
+        raise DataError(
+            f"{annotations.image}: the picture is {found[0]}×{found[1]}, its annotations say {annotations.width}×{annotations.height}."
+        )
+    return 1

@@ -1,0 +1,101 @@
+"""How a run begins and ends on disk: the model it starts from, and the folder that it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vistune.checkpoint.adapters import is_adapter
+from vistune.checkpoint.backbones import new_model
+from vistune.checkpoint.folder import load_model, save_adapter, save_model
+from vistune.checkpoint.settings import read_settings
+from vistune.errors import UsageError
+from vistune.model.config import ModelConfig
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.pull import pull
+from vistune.train.config import ModelChoice, TrainConfig
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Names (for `pull`) of the backbones whose very weights a model holds."""
+
+    language_model: str
+    vision_tower: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to train, and the bases it stands on, if its backbones are still those of their publishers."""
+
+    model: Llava
+    processor: Processor
+    bases: Bases | None
+
+
+def start_model(choice: ModelChoice) -> Start:
+    """A checkpoint to go on from, seeing and speaking as this stage asks, or a new model of two backbones.
+
+    A LoRA adapter in the checkpoint is merged when it is loaded: what is trained next is on top of it.
+    """
+    if not choice.init_from:
+        if not (choice.language_model and choice.vision_tower):
+            raise UsageError(
+                "A run starts from model.init_from, or from model.language_model and model.vision_tower; set one or the other two."
+            )
+        model, processor = new_model(
+            pull(choice.language_model),
+            pull(choice.vision_tower),
+            projector=choice.projector,
+            template=choice.template,
+            image_mode=choice.image_mode,
+            max_length=choice.max_length,
+        )
+        return Start(model, processor, Bases(choice.language_model, choice.vision_tower))
+    folder = pull(choice.init_from)
+    model, processor = load_model(folder)
+    model.config = as_chosen(model.config, choice)
+    return Start(model, Processor(processor.tokenizer, model.config), _bases_of(folder))
+
+
+def as_chosen(config: ModelConfig, choice: ModelChoice) -> ModelConfig:
+    """The model's config with the stage's template, image mode and context. Raises UsageError for AnyRes where the model was not made for "
+    "it."""
+    if choice.image_mode == "anyres" and not (config.image_newline and config.image.pinpoints):
+        raise UsageError(
+            "model.image_mode=anyres needs a model that was begun with it (LLaVA-1.6: a learned line break, a list of grids); use pad or "
+            "square."
+        )
+    longest = int(config.text_config["max_position_embeddings"])
+    return replace(
+        config,
+        image=replace(config.image, mode=choice.image_mode),
+        template=choice.template,
+        max_length=min(choice.max_length, longest),
+    )
+
+
+def _bases_of(folder: Path) -> Bases | None:
+    """The bases of a folder that holds a projector on named bases; none where an adapter changed them or the folder is whole."""
+    bases = (read_settings(folder) or {}).get("bases")
+    if bases is None or is_adapter(folder):
+        return None
+    return Bases(bases["language_model"]["name"], bases["vision_tower"]["name"])
+
+
+def save_result(start: Start, config: TrainConfig, folder: Path) -> Path:
+    """Writes the trained model: what training added where the backbones are as published, else all of it."""
+    untouched = not {"language_model", "vision_tower"} & set(config.trainable)
+    if start.bases is not None and untouched:
+        save_adapter(
+            start.model,
+            start.processor,
+            folder,
+            language_model=start.bases.language_model,
+            vision_tower=start.bases.vision_tower,
+            existing="replace",
+        )
+    else:
+        save_model(start.model, start.processor, folder, existing="replace")
+    return folder

@@ -1,0 +1,391 @@
+"""Runs one stage of training: from a config to a folder with a model in it.
+
+One process, one device. A run is a function of its config and its data: the rows of step n, the randomness of step n and the learning rate
+of step n depend on n alone, so a run that was stopped goes on from its last checkpoint with the very losses it would have had.
+
+    output/config.json        what was run, complete
+           data.json          which rows were used, and why others were not
+           metrics.jsonl      a line per step; loss.png draws it
+           samples.jsonl      held-out questions and the answers along the way
+           checkpoints/       to go on from
+           model/             the result
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vistune.checkpoint.resume import TrainingState, load_latest, load_state, prune, save_state, saved_steps
+from vistune.data.sampler import Sampler, pack
+from vistune.errors import Locked, NonFiniteError, OutOfMemory, SaveError, UsageError
+from vistune.journal import atomic_write
+from vistune.model.backbones import tokens_per_view, vision_width
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.model.projector import GridMLPProjector
+from vistune.train.config import FREE_ON_RESUME, TrainConfig, flat, to_json
+from vistune.train.features import FrozenFeatures, digest_of, open_store
+from vistune.train.lessons import Lessons, load_lessons
+from vistune.train.metrics import Display, MetricsLog, draw_loss_curve, read_metrics
+from vistune.train.objectives import NextToken, Objective, Prepared
+from vistune.train.optim import make_optimizer, schedule_factor, set_learning_rates
+from vistune.train.parts import choose_parts, hold_in_precision, trained_tensors
+from vistune.train.start import Start, save_result, start_model
+from vistune.types import Conversation
+
+SampleAnswers = Callable[[Llava, Processor, Sequence[Conversation]], Sequence[str]]
+"""Answers conversations with the model as it stands; the command line gives the engine's."""
+
+_PICTURES_TO_FIT = 256  # enough to measure the tower's channels by
+_SAMPLES = 4
+_FAILED_SAVES = 3  # in a row before a run gives up: a full disk is often emptied within minutes
+
+
+def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers | None = None, display: Display | None = None) -> Path:
+    """Runs one stage and returns the folder of its model.
+
+    Args:
+        resume: go on from the newest good checkpoint in `config.output`; without one, begin.
+        sampler: answers a few held-out questions every `config.sample_every` steps.
+
+    Raises:
+        UsageError: `config.output` holds a run that has begun, and `resume` was not asked for.
+        DataError: rows that cannot be used (see `data.bad_rows`), and its children.
+        ResumeMismatch: `config.output` holds a run with another config, data, tokenizer or frozen weights.
+        NonFiniteError: a loss or gradient was NaN or infinite; the weights were not touched by it.
+        SaveError: checkpoints could not be written three times in a row, or the result could not.
+        Locked: another process is training into `config.output`.
+    """
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    # Randomness inside is a function of the seed; what the caller draws afterwards is not disturbed.
+    with _alone_in(folder), torch.random.fork_rng(), display or Display() as shown, ExitStack() as open_files:
+        torch.manual_seed(config.seed)
+        start = start_model(config.model)
+        choose_parts(start.model, config.trainable, config.lora)
+        hold_in_precision(start.model, config.precision)
+        start.model.to(_device(config))
+        lessons = load_lessons(config, start.model, start.processor, manifest_path=folder / "data.json")
+        run = _Run(config, start, lessons, shown, deadline=_deadline(config, started))
+        run.prepare_features(open_files)
+        run.resume_or_begin(resume)
+        run.learn(open_files.enter_context(closing(MetricsLog(folder / "metrics.jsonl", resume_step=run.progress.step))), sampler)
+        return run.finish()
+
+
+@dataclass
+class _Progress:
+    """What a run remembers from step to step beside its tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    best_loss: float = math.inf
+    best_step: int | None = None
+    worse: int = 0
+    """Validations in a row without a better loss."""
+
+
+class _Run:
+    """One stage while it runs."""
+
+    def __init__(self, config: TrainConfig, start: Start, lessons: Lessons, display: Display, *, deadline: float):
+        self.config, self.start, self.lessons, self.display, self.deadline = config, start, lessons, display, deadline
+        self.model, self.processor = start.model, start.processor
+        self.folder = Path(config.output)
+        self.checkpoints = self.folder / "checkpoints"
+        self.device = _device(config)
+        self.order = Sampler(len(lessons.training), config.batch.conversations, config.seed)
+        self.total_steps = config.max_steps or max(1, math.ceil(config.epochs * self.order.steps_per_epoch))
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.names = {id(parameter): name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self.progress = _Progress()
+        self.failed_saves = 0
+
+    # --- before the first step ---
+
+    def prepare_features(self, open_files: ExitStack) -> None:
+        """Encodes the pictures ahead, if the tower is frozen and there is a cache for them."""
+        if not self.config.feature_cache or "vision_tower" in self.config.trainable:
+            return
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        shape = {"tokens": tokens_per_view(self.model.config), "width": vision_width(self.model.config)}
+        store = open_store(Path(self.config.feature_cache), self.model.vision_tower, self.model.config, dtype=dtype, **shape)
+        features = FrozenFeatures(self._encode, open_files.enter_context(closing(store)))
+        for objective in self._objectives():
+            objective.features = features
+            bar = self.display.bar("pictures", total=len(objective))
+            features.fill(objective.pictures(), on_done=bar.advance)
+            bar.close()
+
+    def _objectives(self) -> list[Objective]:
+        return [each for each in (self.lessons.training, self.lessons.validation) if each is not None]
+
+    def resume_or_begin(self, resume: bool) -> None:
+        """Takes up the newest good checkpoint of this run, or writes down what begins."""
+        begun = saved_steps(self.checkpoints)
+        if begun and not resume:
+            raise UsageError(
+                f"{self.folder} holds a run that is {begun[-1]} steps old. Go on with it (resume), or choose another `output`; "
+                f"nothing is overwritten."
+            )
+        self.checkpoints.mkdir(exist_ok=True)
+        self.fingerprints = self._fingerprints()
+        state, damaged = load_latest(self.checkpoints, self.fingerprints)
+        for sentence in damaged:
+            self.display.say(sentence)
+        if state is not None:
+            self._restore(state)
+        elif not self.config.model.init_from and isinstance(self.model.multi_modal_projector, GridMLPProjector):
+            self._fit_projector(self.model.multi_modal_projector)
+        atomic_write(self.folder / "config.json", to_json(self.config).encode())
+
+    def _fingerprints(self) -> dict[str, str]:
+        """What must be equal for a run to be the same run."""
+        trained = dict(trained_tensors(self.model, self.config.trainable))
+        settings = {name: value for name, value in flat(self.config).items() if name not in FREE_ON_RESUME}
+        tokenizer: str = self.processor.tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+        return {
+            **{f"setting {name}": repr(value) for name, value in settings.items()},
+            "data": self.lessons.manifest.digest,
+            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            "frozen weights": digest_of((name, tensor) for name, tensor in self.model.state_dict().items() if name not in trained),
+        }
+
+    def _restore(self, state: TrainingState) -> None:
+        self._load_weights(state)
+        for parameter, name in ((parameter, self.names[id(parameter)]) for parameter in self._parameters()):
+            moments = {
+                key: state.optimizer[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state.optimizer
+            }
+            self.optimizer.state[parameter] = {
+                key: moment if key == "step" and self.device.type == "cpu" else moment.to(self.device) for key, moment in moments.items()
+            }
+        self.progress = _Progress(**state.progress)
+
+    def _load_weights(self, state: TrainingState) -> None:
+        with torch.no_grad():
+            for name, tensor in trained_tensors(self.model, self.config.trainable):
+                tensor.copy_(state.weights[name])
+
+    def _fit_projector(self, projector: GridMLPProjector) -> None:
+        """Measures the tower's channels on pictures in the order of training, so that the sample is as mixed as the data."""
+        places = islice((place for step in range(self.order.steps_per_epoch) for place in self.order.rows(step).rows), _PICTURES_TO_FIT)
+        features: list[Tensor] = []
+        for place in places:
+            inputs = self.lessons.training.inputs(place)
+            if inputs.image_features is not None:
+                features.append(inputs.image_features)
+            elif inputs.pixel_values is not None:
+                features.append(self._encode(inputs.pixel_values).cpu())
+        if features:
+            words = self.model.causal_lm.get_input_embeddings().weight
+            projector.fit(torch.cat(features).to(self.device), words)
+
+    # --- the steps ---
+
+    def learn(self, metrics: MetricsLog, sampler: SampleAnswers | None) -> None:
+        config, progress = self.config, self.progress
+        bar = self.display.bar(config.recipe, total=self.total_steps, done=progress.step)
+        while progress.step < self.total_steps and not self._stops_early() and time.monotonic() < self.deadline:
+            row = self._step(progress.step)
+            metrics.write(row)
+            bar.advance(note=f"loss {row['loss']:.3f} · {row['tokens_per_second']:.0f} tokens/s")
+            last = progress.step == self.total_steps
+            if self.lessons.validation is not None and (last or progress.step % config.validate_every == 0):
+                self._validate(metrics)
+            if sampler is not None and config.sample_every and progress.step % config.sample_every == 0:
+                self._show_samples(sampler)
+            if progress.step % config.save_every == 0 and not self._checkpoint():
+                metrics.write({"step": progress.step, "checkpoint_failed": 1})
+        bar.close()
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One optimizer step. The gradient is that of the summed loss over all its examples, divided once by all they count."""
+        began = time.monotonic()
+        torch.manual_seed(_step_seed(self.config.seed, step))  # dropout, the only chance in a step
+        rows = self.order.rows(step)
+        self.model.train()
+        examples = [self.lessons.training.prepare(place) for place in rows.rows]
+        count = sum(example.count for example in examples)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for group in self._forwards(examples):
+            with self._out_of_memory_explained(group), self._autocast():
+                part = self.lessons.training.loss(self.model, group, self.device) / count
+            if part.requires_grad:  # a forward of text alone, while only the projector learns, has nothing to teach it
+                with self._out_of_memory_explained(group):
+                    part.backward()
+            loss += part.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.optim.max_grad_norm)
+        self._refuse_non_finite(step, examples, loss, norm)
+        rate = set_learning_rates(self.optimizer, schedule_factor(step, self.total_steps, self.config.optim))
+        self.optimizer.step()
+        tokens, seconds = sum(example.length for example in examples), time.monotonic() - began
+        self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + tokens
+        return {
+            "step": step + 1,
+            "epoch": (step + 1) / self.order.steps_per_epoch,
+            "loss": loss.item(),
+            "learning_rate": rate,
+            "gradient_norm": norm.item(),
+            "tokens": tokens,
+            "supervised_tokens": count,
+            "tokens_per_second": tokens / seconds,
+            "seconds": seconds,
+        }
+
+    def _forwards(self, examples: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+        """The examples in pieces that fit the token budget of one forward."""
+        for places in pack([example.length for example in examples], self.config.batch.tokens_per_forward):
+            yield [examples[place] for place in places]
+
+    def _refuse_non_finite(self, step: int, examples: Sequence[Prepared], loss: Tensor, norm: Tensor) -> None:
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            steps = saved_steps(self.checkpoints)
+            ids = ", ".join(example.id for example in examples[:8]) + (", ..." if len(examples) > 8 else "")
+            raise NonFiniteError(
+                f"Step {step + 1} has loss {loss.item()} and gradient norm {norm.item()}; the weights were not changed by it. Its rows are "
+                f"{ids}. "
+                f"Lower optim.lr, or look at these rows; the run goes on from {f'step {steps[-1]}' if steps else 'the beginning'}."
+            )
+
+    def _stops_early(self) -> bool:
+        return self.config.early_stop is not None and self.progress.worse >= self.config.early_stop
+
+    def _validate(self, metrics: MetricsLog) -> None:
+        """The mean loss over the held-out rows; with early stopping, a checkpoint of each better model."""
+        loss, progress = self._validation_loss(), self.progress
+        metrics.write({"step": progress.step, "validation_loss": loss})
+        self.display.say(f"step {progress.step}: validation loss {loss:.4f}")
+        if loss < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
+            if self.config.early_stop is not None:
+                self._checkpoint()
+        else:
+            progress.worse += 1
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        validation = self.lessons.validation
+        assert validation is not None
+        self.model.eval()
+        loss, count = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+        examples = [validation.prepare(place) for place in range(len(validation))]
+        for group in self._forwards(examples):
+            with self._autocast():
+                loss += validation.loss(self.model, group, self.device)
+            count += sum(example.count for example in group)
+        return loss.item() / count
+
+    def _show_samples(self, sampler: SampleAnswers) -> None:
+        """Answers a few held-out questions (of the training rows where none are held out), for people to read."""
+        source = self.lessons.validation or self.lessons.training
+        if not isinstance(source, NextToken):
+            return
+        asked = [source.conversation(place) for place in range(min(_SAMPLES, len(source)))]
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            answers = sampler(self.model, self.processor, [Conversation(each.messages[:-1]) for each in asked])
+        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for conversation, answer in zip(asked, answers, strict=True):
+                question, expected = conversation.messages[-2].text.strip(), conversation.last_reply
+                file.write(json.dumps({"step": self.progress.step, "question": question, "expected": expected, "answer": answer}) + "\n")
+                self.display.say(f"  {question!r} → {answer!r}  (expected {expected!r})")
+
+    # --- keeping ---
+
+    def _checkpoint(self) -> None:
+        """Saves where the run stands. A save that fails is reported and tried again at the next occasion; the third in a row ends the "
+        "run."""
+        if self.progress.step in saved_steps(self.checkpoints):
+            return
+        optimizer = {
+            f"{key}.{self.names[id(parameter)]}": moment
+            for parameter, moments in self.optimizer.state.items()
+            for key, moment in moments.items()
+        }
+        weights = dict(trained_tensors(self.model, self.config.trainable))
+        state = TrainingState(self.progress.step, weights, optimizer, self.fingerprints, asdict(self.progress))
+        try:
+            save_state(self.checkpoints, state)
+        except SaveError as error:
+            self.failed_saves += 1
+            self.display.say(f"ERROR: {error}")
+            if self.failed_saves == _FAILED_SAVES:
+                raise
+            return False
+        prune(self.checkpoints, keep=self.config.keep_checkpoints, protect=self.progress.best_step)
+        self.failed_saves = 0
+        return True
+
+    def finish(self) -> Path:
+        """Saves the last checkpoint, draws the loss curve, and writes the model: the best one where early stopping looked for it."""
+        self._checkpoint()
+        draw_loss_curve(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png", title=self.config.recipe)
+        best = self.progress.best_step
+        if self.config.early_stop is not None and best is not None and best in saved_steps(self.checkpoints):
+            self._load_weights(load_state(self.checkpoints / f"step-{best:08d}"))
+        self.model.eval()
+        return save_result(self.start, self.config, self.folder / "model")
+
+    # --- small things ---
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        with torch.no_grad(), self._autocast():
+            return self.model.encode_images(pixel_values.to(self.device))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
+    @contextmanager
+    def _out_of_memory_explained(self, group: Sequence[Prepared]) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"A forward of {len(group)} conversations with {sum(example.length for example in group)} tokens does not fit into the "
+                "memory of "
+                f"{self.device}. Lower batch.tokens_per_forward (now {self.config.batch.tokens_per_forward}); the result does not depend "
+                "on it."
+            ) from error
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _deadline(config: TrainConfig, started: float) -> float:
+    return math.inf if config.max_minutes is None else started + 60 * config.max_minutes
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest(), "little")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds the run's folder; the kernel lets go of it when the process ends, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Locked(f"Another process is training into {folder}. Wait for it, or choose another `output`.") from error
+        yield
