@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from vistune.engine.kv_cache import GROWTH_STEP, KVArena, KVSequence, KVShape
 from vistune.errors import OutOfMemory, UsageError
@@ -145,4 +146,5 @@ def test_misuse_is_named():
 def test_the_shape_is_read_from_a_configuration_with_or_without_its_own_head_width():
     plain = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
     assert KVShape.of(plain) == KVShape(layers=2, heads=4, head_dim=8)
+    assert KVShape.of(transformers.LlamaConfig(**plain)) == KVShape(layers=2, heads=4, head_dim=8)
     assert KVShape.of({**plain, "num_key_value_heads": 2, "head_dim": 16}) == KVShape(layers=2, heads=2, head_dim=16)

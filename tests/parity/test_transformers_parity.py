@@ -156,7 +156,7 @@ def test_how_long_or_how_many_neighbours_are_changes_no_bit_in_fp32(family, thre
     watched = company(model, words=5, seed=2)
     alone = prefill(model, watched[:1])[0]
     _, steps_alone = decode(model, watched[:1], steps=4)
-    for words in (5, 6, 18, 31):
+    for words in (6, 31):
         batch = [*company(model, words=words, seed=words), conversation(model, words=words, seed=9)]
         assert torch.equal(prefill(model, batch)[0], alone)
         assert torch.equal(decode(model, batch, steps=4)[1][:, 0], steps_alone[:, 0])

@@ -32,13 +32,13 @@ class KVShape:
 
     @classmethod
     def of(cls, text_config: Any) -> KVShape:
-        """From a language model's configuration, as a dictionary or as transformers' object."""
-        get = text_config.get if isinstance(text_config, Mapping) else lambda name, default=None: getattr(text_config, name, default)
-        attention_heads = int(get("num_attention_heads"))
+        """From a language model's configuration: transformers' object (complete), or a dictionary that names these numbers."""
+        settings: Mapping[str, Any] = text_config if isinstance(text_config, Mapping) else text_config.to_dict()
+        attention_heads = int(settings["num_attention_heads"])
         return cls(
-            layers=int(get("num_hidden_layers")),
-            heads=int(get("num_key_value_heads") or attention_heads),
-            head_dim=int(get("head_dim") or int(get("hidden_size")) // attention_heads),
+            layers=int(settings["num_hidden_layers"]),
+            heads=int(settings.get("num_key_value_heads") or attention_heads),
+            head_dim=int(settings.get("head_dim") or int(settings["hidden_size"]) // attention_heads),
         )
 
 
@@ -58,12 +58,12 @@ class KVArena:
     """All sequences' keys and values under one byte limit.
 
     Args:
-        shape: `KVShape.of(text_config)`.
+        shape: `KVShape.of(model.causal_lm.config)`.
         dtype: that of the model's activations.
         max_bytes: allocating beyond it raises OutOfMemory before anything changes; None for no limit.
 
     Example:
-        arena = KVArena(KVShape.of(model.config.text_config), dtype=torch.bfloat16)
+        arena = KVArena(KVShape.of(model.causal_lm.config), dtype=torch.bfloat16)
         sequence = arena.allocate(reserve=300)
         logits = model(batch, kv=arena.view([sequence]))
         arena.free(sequence)

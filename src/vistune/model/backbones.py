@@ -68,7 +68,7 @@ VISION_TOWERS: dict[str, VisionTowerSpec] = {
         name="efficientnet_lite0",
         has_cls=False,
         # (x·255 − 127) / 128: the normalisation that EfficientNet-Lite was trained with.
-        image=ImageConfig(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize="exact"),
+        image=ImageConfig(size=224, mean=(127 / 255, 127 / 255, 127 / 255), std=(128 / 255, 128 / 255, 128 / 255), resize="exact"),
     ),
 }
 

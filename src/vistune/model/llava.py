@@ -157,18 +157,17 @@ class Llava(nn.Module):
 
         Raises ImageCountError if there are more or fewer placeholders than visual tokens.
         """
-        # A placeholder's own id may lie outside the vocabulary; whatever row is read here is replaced below.
-        token_embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(batch.image_mask, 0))
         placeholders = batch.image_mask.nonzero().squeeze(1)
-        image_embeds = self.image_embeddings(batch) if batch.views else token_embeds[:0]
-        if image_embeds.shape[0] != placeholders.shape[0]:
+        image_embeds = self.image_embeddings(batch) if batch.views else None
+        visual_tokens = 0 if image_embeds is None else image_embeds.shape[0]
+        if visual_tokens != placeholders.shape[0]:
             raise ImageCountError(
-                f"The text has {placeholders.shape[0]} image placeholders, but its {len(batch.views)} images give {image_embeds.shape[0]} "
+                f"The text has {placeholders.shape[0]} image placeholders, but its {len(batch.views)} images give {visual_tokens} "
                 "visual tokens; make text and pixels with the same Processor."
             )
-        if not batch.views:
-            return token_embeds
-        return token_embeds.index_put((placeholders,), image_embeds.to(token_embeds.dtype))
+        # A placeholder's own id may lie outside the vocabulary; whatever row is read here is replaced below.
+        token_embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(batch.image_mask, 0))
+        return token_embeds if image_embeds is None else token_embeds.index_put((placeholders,), image_embeds.to(token_embeds.dtype))
 
     @_steady_inference
     def hidden_states(
@@ -187,12 +186,12 @@ class Llava(nn.Module):
         shared = {"position_embeddings": decoder.rotary_emb(hidden, position_ids=position_ids), "cu_seqlens": batch.cu_seqlens, "kv": kv}
         if kv is not None:
             kv.prepare(batch.lengths)
-        rows = list(range(hidden.shape[1])) if select is None else _ascending(select.tolist())
-        prunes = len(rows) < hidden.shape[1]
-        for layer in decoder.layers[:-1] if prunes else decoder.layers:
+        pruned_to = None if select is None or len(select) == hidden.shape[1] else select
+        for layer in decoder.layers if pruned_to is None else decoder.layers[:-1]:
             hidden = layer(hidden, attention_mask=None, position_ids=position_ids, past_key_values=None, use_cache=False, **shared)
-        if prunes:
-            hidden = pruned_layer(decoder.layers[-1], hidden, select, rows, sequential_block=self.sequential_block, **shared)
+        if pruned_to is not None:
+            rows = _ascending(pruned_to.tolist())
+            hidden = pruned_layer(decoder.layers[-1], hidden, pruned_to, rows, sequential_block=self.sequential_block, **shared)
         if kv is not None:
             kv.commit(batch.lengths)
         final_norm = decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm  # Phi

@@ -75,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (scale,) = grad_outputs
         gradients = [
             None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)

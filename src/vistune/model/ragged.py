@@ -16,11 +16,13 @@ Which bits depend on what (CPU; measured by `benchmarks/ragged.py`, watched by `
 
 from __future__ import annotations
 
+import inspect
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -136,7 +138,19 @@ def _causal_mask(positions: Sequence[int], keys: range, sliding_window: int | No
 
 def _varlen_runs(query: Tensor) -> bool:
     """Whether torch's variable-length flash attention takes this: NVIDIA GPU, half precision, head widths of the flash kernels."""
-    return query.is_cuda and torch.version.hip is None and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= 256
+    if not query.is_cuda or torch.version.hip is not None or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
+        return False
+    return _varlen_has_windows()
+
+
+@cache
+def _varlen_has_windows() -> bool:
+    """Whether this torch's `varlen_attn` has the options we need (younger than the function itself)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
 
 
 def _varlen_attention(
@@ -146,13 +160,15 @@ def _varlen_attention(
 
     boundaries = cu_seqlens.to(query.device, torch.int32)
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
-    packed = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # [T, heads, E]
-    if packed[1].shape[1] != packed[0].shape[1]:
-        # Repeated, not enable_gqa: that option is younger than the oldest torch we support.
-        packed[1:] = [tensor.repeat_interleave(packed[0].shape[1] // tensor.shape[1], dim=1) for tensor in packed[1:]]
+    groups = query.shape[1] // key.shape[1]
+    queries, keys, values = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # [T, heads, E]
+    if groups > 1:  # repeated, not enable_gqa: that option is younger still
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
     # Flash counts a window by the tokens to the left of the query, so the query itself is not among them.
     window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
-    return varlen_attn(*packed, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)[None]
+    output = varlen_attn(queries, keys, values, boundaries, boundaries, longest, longest, scale=scaling, window_size=window)
+    assert isinstance(output, Tensor)
+    return output[None]
 
 
 AttentionInterface.register(ATTENTION_NAME, ragged_attention)
@@ -183,7 +199,7 @@ def pruned_layer(
     picked, residual = normed[:, select], hidden[:, select]
 
     def heads(projection: nn.Module, input: Tensor) -> Tensor:
-        return projection(input).view(*input.shape[:-1], -1, attention.head_dim)
+        return projection(input).unflatten(-1, (-1, attention.head_dim))
 
     query, key = heads(attention.q_proj, picked), heads(attention.k_proj, normed)
     if hasattr(attention, "q_norm"):  # Qwen3
