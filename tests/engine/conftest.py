@@ -72,8 +72,7 @@ def processor() -> Processor:
     return Processor(tokenizer, tiny_config(tokenizer))
 
 
-@pytest.fixture(scope="session")
-def model(processor: Processor) -> Llava:
+def tiny_model(processor: Processor) -> Llava:
     torch.manual_seed(1)
     model = Llava(processor.config).eval()
     head = model.causal_lm.lm_head.weight
@@ -84,6 +83,11 @@ def model(processor: Processor) -> Llava:
         head.mul_(20)  # spread the logits: the tests compare choices, which near ties would leave to rounding
         head[~printable] = 0  # greedy words are plain letters, which become the same tokens again when they are part of a prompt
     return model
+
+
+@pytest.fixture(scope="session")
+def model(processor: Processor) -> Llava:
+    return tiny_model(processor)
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.engine.conftest import ask, picture, run
+from tests.engine.conftest import ask, byte_tokenizer, picture, run, tiny_config, tiny_model
 
 from vistune.chat_model import ChatModel, ScoringChatModel, SynchronousChatModel, sample
+from vistune.engine import scheduler
 from vistune.engine.engine import Engine
 from vistune.errors import ContextLengthError, ImageError, NonFiniteError, OutOfMemory, UsageError
+from vistune.model.config import ImageConfig
 from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
@@ -127,6 +129,39 @@ def test_another_picture_in_the_same_words_is_another_prompt(make_engine: MakeEn
     first_row = int(processor(ask("What?", image=picture())).image_mask.nonzero()[0])
     assert warm[1].cached_tokens == first_row
     assert warm[2].cached_tokens > first_row + 4
+
+
+@pytest.mark.parametrize("mode", ["pad", "anyres"])
+def test_a_picture_in_a_later_turn_is_the_only_one_looked_at(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, mode: str):
+    tokenizer = byte_tokenizer()
+    pinpoints = ((28, 56), (56, 28)) if mode == "anyres" else ()
+    settings = ImageConfig(size=28, mode=mode, pinpoints=pinpoints, several_images="anyres")
+    processor = Processor(tokenizer, tiny_config(tokenizer, image=settings, image_newline=mode == "anyres"))
+    model = tiny_model(processor)
+    engine = make_engine(model=model, processor=processor)
+    first = Conversation(()).then("user", picture(1), "and", picture(2), "What?")
+    second = first.then("assistant", run(engine.generate(first, SHORT)).text).then("user", "And", picture(3), "this?")
+    cold = run(make_engine(model=model, processor=processor).generate(second, SHORT))
+    looked: list[int] = []
+    original = Llava.encode_images
+    monkeypatch.setattr(Llava, "encode_images", lambda self, pixels: looked.append(len(pixels)) or original(self, pixels))
+    warm = run(engine.generate(second, SHORT))
+    assert warm.text == cold.text
+    assert looked == [processor(second).views[-1]]
+
+
+def test_deterministic_reuse_may_end_inside_a_picture(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, processor: Processor):
+    monkeypatch.setattr(scheduler, "CHUNK", 19)
+    conversation = ask("What?", image=picture(1))
+    rows = processor(conversation).image_mask.nonzero().flatten().tolist()
+    assert rows[0] < 38 <= rows[-1]
+    params = replace(SHORT, logprobs=1)
+    cold = run(make_engine(deterministic=True).generate(conversation, params))
+    engine = make_engine(deterministic=True)
+    run(engine.generate(ask("Who?", image=picture(1)), params))
+    warm = run(engine.generate(conversation, params))
+    assert warm.cached_tokens == 38
+    assert warm.logprobs == cold.logprobs
 
 
 def test_many_questions_about_one_picture_at_once_read_it_once(make_engine: MakeEngine, rows_read: list[list[int]]):

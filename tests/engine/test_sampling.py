@@ -176,6 +176,11 @@ def test_top_p_keeps_the_likeliest_tokens_that_reach_it():
         assert {sampler.draw(logits) for _ in range(300)} == kept
 
 
+def test_top_p_over_many_equal_tokens_keeps_its_share_of_them():
+    sampler = Sampler(SamplingParams(temperature=1.0, top_p=0.5, seed=0))
+    assert 400 < len({sampler.draw(torch.zeros(1000)) for _ in range(3000)}) <= 501
+
+
 @pytest.mark.parametrize("temperature", [1e-6, 1e6])
 def test_extreme_temperatures_still_draw_a_token(temperature: float):
     sampler = Sampler(SamplingParams(temperature=temperature, seed=0))

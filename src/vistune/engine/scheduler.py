@@ -25,7 +25,7 @@ from vistune.errors import ContextLengthError, NonFiniteError, OutOfMemory
 from vistune.model.inputs import ModelInputs, RaggedBatch
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
-from vistune.model.ragged import fixed_row_tiles, steady_rows
+from vistune.model.ragged import fixed_row_tiles
 from vistune.types import FinishReason, Reply, SamplingParams, TokenLogprob
 
 CHUNK = 256
@@ -258,9 +258,7 @@ class Scheduler:
     # --- the forward pass ---
 
     def _arithmetic(self) -> AbstractContextManager[None]:
-        if self._deterministic:
-            return fixed_row_tiles()
-        return steady_rows() if self._model.dtype == torch.float32 else nullcontext()
+        return fixed_row_tiles() if self._deterministic else nullcontext()  # Llava itself keeps fp32 steady
 
     def _embed(self, running: Running) -> Tensor:
         """What the language model reads after the cached rows, [T - cached, D]; only pictures that are not cached are looked at."""
@@ -274,7 +272,7 @@ class Scheduler:
             position_ids=torch.arange(first, inputs.num_tokens),
             cu_seqlens=torch.tensor([0, inputs.num_tokens - first], dtype=torch.int32),
             image_mask=inputs.image_mask[rows],
-            pixel_values=inputs.pixel_values[views_before:].to(self._model.dtype) if needed and inputs.pixel_values is not None else None,
+            pixel_values=inputs.pixel_values[views_before:] if needed and inputs.pixel_values is not None else None,
             views=inputs.views[len(inputs.views) - len(needed) :],
             image_sizes=inputs.image_sizes[len(inputs.image_sizes) - len(needed) :],
             image_features=inputs.image_features[views_before:] if needed and inputs.image_features is not None else None,
