@@ -129,8 +129,8 @@ def payloads(canary: Path) -> dict[str, bytes]:
     calls = {
         "os.system": Call(os.system, shell),
         "getattr of an import": Call(getattr, Call(import_module, "os"), "system"),
-        "builtins.eval": Call(eval, f"open({str(canary)!r}, 'w')"),
-        "builtins.exec": Call(exec, f"open({str(canary)!r}, 'w')"),
+        "builtins.eval": Call(eval, f"__import__('os').mknod({str(canary)!r})"),
+        "builtins.exec": Call(exec, f"import os; os.mknod({str(canary)!r})"),
         "builtins.open": Call(open, str(canary), "w"),
         "path.touch": Call(Path.touch, canary),
         "partial": Call(partial(os.system), shell),

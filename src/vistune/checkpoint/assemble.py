@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vistune.checkpoint import names
 from vistune.checkpoint.files import MAX_TOKENIZER_BYTES, contained_file, has_file, read_json
@@ -50,7 +50,7 @@ def build(
         expected.pop(names.HEAD, None)
         _drop_tied_head(sources, where)
     compare(sources, expected, where)
-    dtypes = _dtypes_of_parts(sources) if dtype == "auto" else dict.fromkeys(_PARTS, dtype)
+    dtypes: dict[str, torch.dtype] = _dtypes_of_parts(sources) if dtype == "auto" else dict.fromkeys(_PARTS, dtype)
     for name in expected:
         tensor = sources.pop(name).read()
         _assign(model, name, tensor.to(device, dtypes[_part(name)] if tensor.is_floating_point() else None))
@@ -122,10 +122,16 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     for name in present:
         if contained_file(folder, name).stat().st_size > MAX_TOKENIZER_BYTES:
             raise CheckpointError(f"{folder / name} is larger than {MAX_TOKENIZER_BYTES} bytes; no tokenizer is.")
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"):
         if has_file(folder, name):
-            refuse_code(read_json(folder, name), str(folder / name))
+            settings = read_json(folder, name)
+            refuse_code(settings, str(folder / name))
+    # The general class is taken by itself: AutoTokenizer would first read config.json and warn of a model type it does not know.
+    general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     try:
+        if general:
+            return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         # Tokenizers fail with exceptions of several libraries, one of them a bare Exception from Rust; none tells us more than its text.

@@ -14,6 +14,7 @@ folder with `model_type: vistune`, which only vistune reads. Either comes back a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,12 +114,12 @@ def _verify(folder: Path) -> None:
             raise TensorError(f"{folder / name} has sha256 {found}, saved was {expected}; the file was damaged or exchanged.")
 
 
-def _cut(weights: dict[str, TensorSource], rows: int, values: dict[str, Any]) -> dict[str, TensorSource]:
+def _cut(weights: Mapping[str, TensorSource], rows: int, values: dict[str, Any]) -> dict[str, TensorSource]:
     """Leaves out the rows that `save_model` added, where the folder says how many there were."""
+    result = dict(weights)
     stored = values.get("text_config", {}).get("vocab_size")
     if stored is None or rows == stored:
-        return weights
-    result = dict(weights)
+        return result
     for name in (names.EMBEDDING, names.HEAD):
         source = weights.get(name)
         if source is not None and source.shape[0] == stored:

@@ -92,7 +92,7 @@ def _weights(folder: Path, values: Mapping[str, Any], base: Path | None) -> tupl
     if adapters.is_adapter(folder):
         return _lora_weights(folder, base)
     if has_file(folder, WEIGHTS_NAME) or has_file(folder, INDEX_NAME):
-        return names.renamed(open_weights(folder), names.from_original), folder, values
+        return dict(names.renamed(open_weights(folder), names.from_original)), folder, values
     if has_file(folder, PROJECTOR_FILE):
         weights, text_values = _base_weights(_required(base, folder, values.get("_name_or_path")))
         projector = names.renamed(read_header(contained_file(folder, PROJECTOR_FILE)), names.from_projector_file)
@@ -122,8 +122,7 @@ def _base_weights(base: Path) -> tuple[dict[str, TensorSource], Mapping[str, Any
     """A raw language model, or a full LLaVA in the original layout."""
     values = read_json(base, "config.json")
     if values.get("mm_vision_tower"):
-        weights = names.renamed(open_weights(base), names.from_original)
-        return weights, values
+        return dict(names.renamed(open_weights(base), names.from_original)), values
     return dict(read_language_model(base).weights), values
 
 
