@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_pixels_as_when_this_test_was_written():
     digest = hashlib.sha256()
     for seed in range(100):
         digest.update(render_scene(plan_scene(f"test/{seed}")).tobytes())
-    assert digest.hexdigest() == "f25f204c95b6be47b013101a03d9c2de34e170a2063832126d780d4c47521973"
+    assert digest.hexdigest() == "3b3474de5fb48a2c4366f065ba101d6002b1aa278debe232dbc3a7a71c0a347b"
 
 
 def test_annotations_are_fractions_in_reading_order():

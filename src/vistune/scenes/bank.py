@@ -83,6 +83,7 @@ class SpriteBank:
             group = self._by_name[sprite.split]
             group[sprite.thing.name] = (*group.get(sprite.thing.name, ()), sprite)
         self._names = {split: tuple(group) for split, group in self._by_name.items()}
+        self.masks = tuple(name for name, thing in self.things.items() if thing.category in PAINTED_CATEGORIES)
         self.picture = functools.lru_cache(maxsize=2048)(self._decode)
 
     def names(self, split: Split = "seen") -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageOps
 
-from vistune.scenes.bank import PAINTED_CATEGORIES, Split, Sprite, SpriteBank, Thing, sprite_bank
+from vistune.scenes.bank import Split, Sprite, SpriteBank, Thing, sprite_bank
 from vistune.types import Box, ImageAnnotations
 
 Pattern = Literal["plain", "gradient", "striped", "checkered", "dotted", "speckled"]
@@ -167,10 +167,9 @@ def _choose_sprites(rng: random.Random, count: int, spec: SceneSpec, bank: Sprit
     taken = {sprite.thing.name for sprite in spec.focus}
     while len(chosen) < count:
         split = rng.choice(spec.splits)
-        names = bank.names(split)
-        masks = rng.randrange(100) < spec.masks_percent
-        name = rng.choice(names)
-        if (bank.things[name].category in PAINTED_CATEGORIES) != (masks and split == "seen") or name in taken:
+        painted = split == "seen" and rng.randrange(100) < spec.masks_percent
+        name = rng.choice(bank.masks if painted else bank.names(split))
+        if name in taken or (name in bank.masks) != painted:
             continue
         taken.add(name)
         pictures = bank.pictures_of(name, split)
