@@ -272,7 +272,7 @@ def tint(picture: Image.Image, colour: str) -> Image.Image:
     """Repaints a sprite in shades of one colour; its light and dark parts stay lighter and darker."""
     alpha = picture.getchannel("A")
     light = picture.convert("L")
-    histogram = light.histogram(alpha.point(lambda value: 255 if value > 128 else 0))
+    histogram = light.histogram(alpha.point([0] * 129 + [255] * 127))
     total = sum(histogram) or 1
     midpoint = min(max(sum(level * amount for level, amount in enumerate(histogram)) // total, 60), 190)
     middle = COLOURS[colour]
