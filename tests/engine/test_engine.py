@@ -13,7 +13,7 @@ from tests.engine.conftest import ask, byte_tokenizer, picture, run, tiny_config
 
 from vistune.chat_model import ChatModel, ScoringChatModel, SynchronousChatModel, sample
 from vistune.engine import scheduler
-from vistune.engine.engine import Engine
+from vistune.engine.engine import Engine, best_dtype
 from vistune.errors import ContextLengthError, ImageError, NonFiniteError, OutOfMemory, UsageError
 from vistune.model.config import ImageConfig
 from vistune.model.inputs import lay_end_to_end
@@ -356,3 +356,14 @@ def test_a_closed_engine_says_so_also_to_calls_under_way(make_engine: MakeEngine
 def test_sampling_parameters_out_of_range_are_refused(make_engine: MakeEngine, params: SamplingParams):
     with pytest.raises(UsageError):
         run(make_engine().generate(CONVERSATIONS[1], params))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"), [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_f": True, "amx_bf16": False}, torch.float32)]
+)
+def test_bf16_is_chosen_only_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+):
+    assert torch.cpu.get_capabilities()["architecture"]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert best_dtype("cpu") == dtype

@@ -29,6 +29,8 @@ from vistune.model.processor import Processor
 from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
 DEFAULT_KV_BYTES = 4 << 30
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""The names of the instructions in `torch.cpu.get_capabilities`: Intel's and AMD's, and ARM's."""
 
 
 class Engine:
@@ -144,13 +146,13 @@ class Engine:
 
 
 def best_dtype(device: str) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively: AVX512-BF16 or AMX on a CPU, Ampere and later on NVIDIA. Elsewhere fp32."""
+    """bf16 where the hardware multiplies it natively: AVX512-BF16, AMX or ARM's on a CPU, Ampere and later on NVIDIA. Elsewhere fp32."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device != "cpu":
         return torch.float32
     capabilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if any(capabilities.get(name) for name in NATIVE_BF16) else torch.float32
 
 
 def _default_kv_bytes(model: Llava) -> int:
