@@ -1,0 +1,89 @@
+"""From a folder to a folder: what a run leaves is what it trained, and the next stage begins there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vistune.checkpoint.adapters import is_adapter
+from vistune.checkpoint.folder import load_model, save_model
+from vistune.errors import UsageError
+from vistune.model.inputs import lay_end_to_end
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.train import trainer
+from vistune.train.config import ModelChoice, TrainConfig
+from vistune.train.start import start_model
+from vistune.train.trainer import train
+from vistune.types import Conversation, ImagePart
+
+
+def logits(model: Llava, processor: Processor, picture: Path) -> torch.Tensor:
+    conversation = Conversation(()).then("user", ImagePart(picture), "\nLeft?").then("assistant", " red")
+    return model(lay_end_to_end([processor(conversation, train=True)]))
+
+
+@pytest.fixture
+def tiny_folder(tiny: tuple[Llava, Processor], tmp_path: Path) -> Path:
+    save_model(*tiny, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def backbones(tiny: tuple[Llava, Processor], tmp_path: Path) -> tuple[str, str]:
+    """The tiny model's language model and tower, each a folder as its publisher would save it."""
+    model, processor = tiny
+    model.causal_lm.save_pretrained(tmp_path / "language")
+    processor.tokenizer.save_pretrained(tmp_path / "language")
+    model.vision_tower.vision_model.config.save_pretrained(tmp_path / "tower")
+    state = {f"vision_model.{name}": each.contiguous() for name, each in model.vision_tower.vision_model.state_dict().items()}
+    save_file(state, tmp_path / "tower" / "model.safetensors")
+    return str(tmp_path / "language"), str(tmp_path / "tower")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Llava]:
+    """The models that runs wrote, still in memory."""
+    whole, models = trainer.save_result, []
+    monkeypatch.setattr(trainer, "save_result", lambda start, *rest: (models.append(start.model), whole(start, *rest))[1])
+    return models
+
+
+@pytest.mark.parametrize("trainable", [("projector",), ("projector", "language_model"), ("projector", "lora")])
+def test_a_whole_folder_is_trained_into_a_whole_folder(
+    config: TrainConfig, tiny_folder: Path, trained: list[Llava], coloured_squares: Path, trainable: Any
+):
+    config = replace(config, trainable=trainable, max_steps=2, model=replace(config.model, init_from=str(tiny_folder)))
+    model, processor = load_model(train(config))
+    assert processor.config.template == config.model.template
+    torch.testing.assert_close(*(logits(each, processor, coloured_squares / "0.png") for each in (model, trained[0])), rtol=1e-4, atol=1e-5)
+
+
+def test_two_backbones_become_a_projector_and_then_an_adapter_on_them(
+    config: TrainConfig, backbones: tuple[str, str], trained: list[Llava], coloured_squares: Path, tmp_path: Path
+):
+    choice = replace(config.model, init_from="", language_model=backbones[0], vision_tower=backbones[1], projector="grid_mlp")
+    first = train(replace(config, model=choice, max_steps=2))
+    assert not is_adapter(first)
+    second = replace(config, trainable=("projector", "lora"), output=str(tmp_path / "second"), precision="bf16", max_steps=2)
+    folder = train(replace(second, model=replace(choice, init_from=str(first))))
+    assert is_adapter(folder)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 200_000
+    model, processor = load_model(folder, dtype=torch.float32)
+    found, expected = (logits(each.float(), processor, coloured_squares / "0.png") for each in (model, trained[1]))
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)  # the frozen weights were held in bf16
+
+
+def test_a_run_without_a_model_says_what_to_set():
+    with pytest.raises(UsageError, match=r"model\.init_from"):
+        start_model(ModelChoice(language_model="smollm2-135m-instruct"))
+
+
+def test_anyres_is_refused_for_a_model_that_was_not_begun_with_it(tiny_folder: Path):
+    with pytest.raises(UsageError, match="anyres"):
+        start_model(ModelChoice(init_from=str(tiny_folder), image_mode="anyres"))
