@@ -3,8 +3,8 @@
     python benchmarks/ragged.py [--dtype bfloat16] [--threads 2] [--repeats 5] [--out benchmarks/results/ragged.json]
 
 The model has SmolLM2-135M's shape and random weights. Each figure is the best of several runs (the least disturbed one); modes take
-turns, so that a busy machine disturbs all alike; on one thread it is processor time, which a busy machine disturbs little. The floor is the time to read every weight once (decode) or to do every
-multiplication (prefill) at the speed that plain matrix products of the same shapes reach here.
+turns, so that a busy machine disturbs all alike; on one thread it is processor time, which a busy machine disturbs little. The floor is
+every linear layer once on the same number of rows, and nothing else.
 """
 
 from __future__ import annotations
