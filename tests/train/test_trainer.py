@@ -215,6 +215,7 @@ def test_early_stopping_keeps_the_best_weights(config: TrainConfig, kept_models:
     monkeypatch.setattr(trainer._Run, "_validation_loss", validation_loss)
     train(override(config, {"max_steps": 50, "validate_every": 1, "early_stop": 3, "data.validation_rows": 2, "save_every": 1}))
     assert len(losses(config)) == 5
+    assert not any("checkpoint_failed" in row for row in read_metrics(Path(config.output) / "metrics.jsonl"))
     assert digests(kept_models[0]) == seen[1] != seen[-1]
 
 

@@ -58,9 +58,14 @@ class Manifest:
     def read(cls, path: Path) -> Manifest | None:
         """The manifest that `write` wrote, or None where there is none (or none of this version)."""
         try:
-            page = json.loads(path.read_text(encoding="utf-8"))
-            rejected = tuple(Rejection(**each) for each in page.pop("rejected"))
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in page.items()}, rejected=rejected)
+            page: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                rows_digest=page["rows_digest"],
+                accepted=tuple(page["accepted"]),
+                lengths=tuple(page["lengths"]),
+                rejected=tuple(Rejection(**each) for each in page["rejected"]),
+                settings_digest=page["settings_digest"],
+            )
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 

@@ -37,7 +37,7 @@ def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -101,7 +101,7 @@ class FeatureStore:
 
     def put(self, key: str, features: Tensor) -> None:
         """Appends the features of a picture. Raises SaveError when the disk is full; what was there before stays good."""
-        data = memoryview(features.detach().cpu().to(self.dtype).contiguous().reshape(-1).view(torch.uint8).numpy())
+        data = features.detach().cpu().to(self.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data
         fcntl.flock(self._index, fcntl.LOCK_EX)
         try:
             self._read_index()
@@ -150,7 +150,7 @@ class FrozenFeatures:
         self._encode, self._store, self._views_per_forward = encode, store, views_per_forward
 
     def attach(self, inputs: ModelInputs, keys: Sequence[str], load: Callable[[], ModelInputs]) -> ModelInputs:
-        """The same conversation with `image_features`; `load` gives it with pixels and is called only for a picture not yet in the "
+        """The same conversation with `image_features`. `load` gives it with pixels; it is called only for a picture not yet in the "
         "store."""
         if not keys:
             return inputs

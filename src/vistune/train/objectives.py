@@ -28,6 +28,9 @@ from vistune.train.config import AlignConfig, LossMask
 from vistune.train.features import FrozenFeatures, picture_keys
 from vistune.types import Conversation, ImageAnnotations, ImagePart, InstructionExample, Message
 
+Geometry = Literal["crop", "pad", "squash"]
+"""How a picture becomes the square that the tower sees."""
+
 # V views · P grid cells per view · D width of the language model · K names
 
 
@@ -90,7 +93,8 @@ class NextToken(Objective):
 
     def __init__(self, examples: Sequence[InstructionExample], processor: Processor, mask: LossMask):
         super().__init__(processor)
-        self._examples, self._mask = examples, mask
+        self._examples = examples
+        self._mask: LossMask = mask
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -129,7 +133,7 @@ class CellNames:
 
     @classmethod
     def of(cls, names: Sequence[str], model: Llava, processor: Processor) -> CellNames:
-        embeddings = model.language_model.get_input_embeddings().weight.detach().float().cpu()
+        embeddings = model.causal_lm.get_input_embeddings().weight.detach().float().cpu()
         tokenizer = processor.tokenizer
         rows = []
         for name in names:
@@ -146,7 +150,8 @@ class Align(Objective):
         super().__init__(processor)
         self._pictures, self._names, self._config = pictures, names, config
         self._number = {name: number for number, name in enumerate(names.names)}
-        self._side, self._mode = patches_per_side(processor.config), _plain_mode(processor)
+        self._side = patches_per_side(processor.config)
+        self._mode: Geometry = _plain_mode(processor)
         # A cell of the background teaches little and there are many: its share of the loss is a setting.
         self._weights = torch.ones(len(names.names))
         self._weights[self._number[config.background]] = config.background_weight
@@ -177,7 +182,7 @@ class Align(Objective):
         return self.processor(self.conversation(place), load_pixels=load_pixels)
 
 
-def _plain_mode(processor: Processor) -> Literal["crop", "pad", "squash"]:
+def _plain_mode(processor: Processor) -> Geometry:
     """How a picture becomes the tower's square: the geometry that `cell_labels` has to follow."""
     image = processor.config.image
     if image.mode == "anyres":
@@ -187,7 +192,7 @@ def _plain_mode(processor: Processor) -> Literal["crop", "pad", "squash"]:
     return "crop" if image.resize == "shortest_edge" else "squash"
 
 
-def cell_labels(annotations: ImageAnnotations, side: int, *, mode: Literal["crop", "pad", "squash"], background: str) -> list[str | None]:
+def cell_labels(annotations: ImageAnnotations, side: int, *, mode: Geometry, background: str) -> list[str | None]:
     """The name of what lies in each of side × side grid cells, row by row; None outside the picture (padding).
 
     A cell belongs to the smallest box over its centre, so things stand before the ground they stand on. A box too small to cover any centre
@@ -217,7 +222,7 @@ def _area(xyxy: tuple[float, float, float, float]) -> float:
     return (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])
 
 
-def _stretch(width: int, height: int, mode: Literal["crop", "pad", "squash"]) -> tuple[float, float]:
+def _stretch(width: int, height: int, mode: Geometry) -> tuple[float, float]:
     """How much of the picture's own width and height the square view spans: above 1 with padding, below 1 when cropped."""
     square = {"pad": max(width, height), "crop": min(width, height), "squash": 0}[mode]
     return (square / width, square / height) if square else (1.0, 1.0)

@@ -60,8 +60,7 @@ def start_model(choice: ModelChoice) -> Start:
 
 
 def as_chosen(config: ModelConfig, choice: ModelChoice) -> ModelConfig:
-    """The model's config with the stage's template, image mode and context. Raises UsageError for AnyRes where the model was not made for "
-    "it."""
+    """The model's config with the stage's template, image mode and context. Raises UsageError for AnyRes that the model does not have."""
     if choice.image_mode == "anyres" and not (config.image_newline and config.image.pinpoints):
         raise UsageError(
             "model.image_mode=anyres needs a model that was begun with it (LLaVA-1.6: a learned line break, a list of grids); use pad or "

@@ -307,11 +307,10 @@ class _Run:
 
     # --- keeping ---
 
-    def _checkpoint(self) -> None:
-        """Saves where the run stands. A save that fails is reported and tried again at the next occasion; the third in a row ends the "
-        "run."""
+    def _checkpoint(self) -> bool:
+        """Saves where the run stands, and says whether that worked. A failure is reported; the third in a row ends the run."""
         if self.progress.step in saved_steps(self.checkpoints):
-            return
+            return True
         optimizer = {
             f"{key}.{self.names[id(parameter)]}": moment
             for parameter, moments in self.optimizer.state.items()
