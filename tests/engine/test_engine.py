@@ -22,6 +22,7 @@ from vistune.model.processor import Processor
 from vistune.types import Conversation, ImagePart, Reply, SamplingParams
 
 SHORT = SamplingParams(max_new_tokens=12)
+ENDLESS = SamplingParams(max_new_tokens=600)  # greedy, the tiny model never ends a reply by itself
 MakeEngine = Callable[..., Engine]
 
 
@@ -203,7 +204,7 @@ def test_several_draws_differ_and_repeat(make_engine: MakeEngine):
 def test_closing_a_stream_frees_its_slot(make_engine: MakeEngine, rows_read: list[list[int]]):
     async def leave_early() -> Reply:
         engine = make_engine(max_sequences=1)
-        endless = engine.stream(CONVERSATIONS[1], SamplingParams(max_new_tokens=600, temperature=5.0))
+        endless = engine.stream(CONVERSATIONS[1], ENDLESS)
         await anext(endless)
         await endless.aclose()
         return await engine.generate(CONVERSATIONS[3], SHORT)
@@ -215,7 +216,7 @@ def test_closing_a_stream_frees_its_slot(make_engine: MakeEngine, rows_read: lis
 def test_a_cancelled_task_cancels_the_work(make_engine: MakeEngine, rows_read: list[list[int]]):
     async def cancel() -> int:
         engine = make_engine()
-        task = asyncio.ensure_future(engine.generate(CONVERSATIONS[1], SamplingParams(max_new_tokens=600, temperature=5.0)))
+        task = asyncio.ensure_future(engine.generate(CONVERSATIONS[1], ENDLESS))
         while not rows_read:
             await asyncio.sleep(0.001)
         task.cancel()
@@ -329,7 +330,7 @@ def test_given_continuations_get_the_probabilities_that_generation_reports(make_
 def test_a_closed_engine_says_so_also_to_calls_under_way(make_engine: MakeEngine):
     async def close_while_busy() -> None:
         engine = make_engine()
-        stream = engine.stream(CONVERSATIONS[1], SamplingParams(max_new_tokens=600, temperature=5.0))
+        stream = engine.stream(CONVERSATIONS[1], ENDLESS)
         await anext(stream)
         engine.close()
         with pytest.raises(UsageError, match="closed"):

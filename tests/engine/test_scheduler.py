@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from typing import Any
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_storm_leaves_no_memory_behind_and_changes_nobodys_words(model: Llava,
     while scheduler.cache.drop_oldest():
         pass
     assert scheduler.arena.bytes_used == 0
+
+
+def test_room_reserved_for_a_longer_reply_is_given_back(model: Llava, processor: Processor):
+    scheduler = make_scheduler(model, processor)
+    _, events = submit(scheduler, processor, ask("Hi."), max_new_tokens=600, stop=tuple(string.printable.strip()))
+    run_dry(scheduler)
+    assert events[-1].reply is not None
+    assert len(scheduler.arena) == len(scheduler.cache) == 1
+    assert scheduler.arena.bytes_used // scheduler.arena.bytes_per_token <= 192
 
 
 def test_after_an_error_of_its_own_every_caller_is_told_and_work_goes_on(model: Llava, processor: Processor):

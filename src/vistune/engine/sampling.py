@@ -22,7 +22,7 @@ FEW_TOKENS = 256
 CONTEXT_TOKENS = 6
 """Tokens of the prompt that are decoded with the reply's first ones, so that a decoder knows whether a word began there."""
 MAX_PENDING_TOKENS = 8
-"""A character has at most four bytes, so a tail that is still unreadable after this many tokens will not become one."""
+"""A character has at most four bytes. What is still unreadable after this many tokens is given out as it is: nothing waits for ever."""
 REPLACEMENT = "\ufffd"
 
 
