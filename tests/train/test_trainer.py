@@ -239,6 +239,27 @@ def test_samples_are_answered_by_the_callback_and_kept(config: TrainConfig):
     assert {(row["step"], row["answer"]) for row in kept} == {(2, "seen")}
 
 
+@pytest.mark.parametrize("trainable", [("projector",), ("projector", "lora"), ("projector", "language_model")])
+@pytest.mark.parametrize("vision_tower", ["clip", "efficientnet_lite0"])
+def test_a_model_in_training_also_runs_without_autocast(
+    config: TrainConfig,
+    kept_models: list[Llava],
+    start: Callable[..., None],
+    tiny: tuple[Llava, Processor],
+    trainable: Any,
+    vision_tower: str,
+):
+    """The engine that answers samples may run in a thread of its own, where no autocast is on."""
+    if vision_tower != "clip":
+        start(vision_tower=vision_tower, vision_config={}, projector="grid_mlp", feature_select="full")
+    train(replace(config, trainable=trainable, precision="bf16", max_steps=1))
+    model = kept_models[0]
+    processor = Processor(tiny[1].tokenizer, model.config)
+    inputs = processor(rows_of(config)[0].conversation, train=True)
+    with torch.no_grad():
+        assert model(lay_end_to_end([inputs])).isfinite().all()
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_or_gradient_that_is_not_finite_never_reaches_the_weights(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, where: str):
     whole, models = Llava.loss, []

@@ -150,8 +150,7 @@ class FrozenFeatures:
         self._encode, self._store, self._views_per_forward = encode, store, views_per_forward
 
     def attach(self, inputs: ModelInputs, keys: Sequence[str], load: Callable[[], ModelInputs]) -> ModelInputs:
-        """The same conversation with `image_features`. `load` gives it with pixels; it is called only for a picture not yet in the "
-        "store."""
+        """The same conversation with `image_features`. `load` gives it with pixels; it is called only for pictures not stored yet."""
         if not keys:
             return inputs
         found = [self._store.get(key) for key in keys]

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistune.errors import UsageError
 from vistune.model.config import LoraConfig
@@ -41,14 +41,15 @@ def part_of(name: str) -> Part:
 
 
 def hold_in_precision(model: Llava, precision: Precision) -> None:
-    """Trained parameters are fp32 masters, always. Frozen matrices are cast to the forward's format once, not at every use.
+    """Trained parameters are fp32 masters, always. Frozen ones are cast to the forward's format once, not at every use.
 
-    The projector stays fp32: it is small, and its statistics are measurements. So do the tower's vectors: what a batch norm measured should
-    not be rounded, and costs nothing.
+    The projector stays fp32: it is small, and its statistics are measurements. So do batch norms, for the same reason. The model also runs
+    without autocast as it is held, for those who sample from it meanwhile.
     """
     frozen = torch.bfloat16 if precision == "bf16" else torch.float32
+    measured = {id(each) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for each in module.parameters()}
     for name, parameter in model.named_parameters():
-        keep = parameter.requires_grad or part_of(name) == "projector" or (part_of(name) == "vision_tower" and parameter.dim() < 2)
+        keep = parameter.requires_grad or part_of(name) == "projector" or id(parameter) in measured
         parameter.data = parameter.data.to(torch.float32 if keep else frozen)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and part_of(name) in ("projector", "vision_tower"):
