@@ -25,6 +25,8 @@ class DatasetSpec:
     licence: str
 
 
+_DRAWN = "vistune data scenes"
+_SPRITES = "that of each sprite, in assets/sprites/LICENCES.md"
 _HUB = "https://huggingface.co/datasets/liuhaotian"
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -41,11 +43,9 @@ DATASETS: dict[str, DatasetSpec] = {
     "llava_v1_5_mix665k": DatasetSpec(
         "llava_v1_5_mix665k.json", ".", 665_298, f"{_HUB}/LLaVA-Instruct-150K", "CC BY 4.0, OpenAI's terms, and those of each image set"
     ),
-    "scenes_annotations": DatasetSpec(
-        "scenes/annotations.jsonl", "scenes", None, "drawn by vistune.scenes", "Apache-2.0, OFL-1.1, public domain"
-    ),
-    "scenes_captions": DatasetSpec("scenes/captions.json", "scenes", None, "drawn by vistune.scenes", "Apache-2.0, OFL-1.1, public domain"),
-    "scenes_instruct": DatasetSpec("scenes/instruct.json", "scenes", None, "drawn by vistune.scenes", "Apache-2.0, OFL-1.1, public domain"),
+    "scenes_align": DatasetSpec("scenes/align.jsonl", "scenes", None, _DRAWN, _SPRITES),
+    "scenes_captions": DatasetSpec("scenes/captions.json", "scenes", None, _DRAWN, _SPRITES),
+    "scenes_instruct": DatasetSpec("scenes/instruct.json", "scenes", None, _DRAWN, _SPRITES),
 }
 
 

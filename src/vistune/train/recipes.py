@@ -147,7 +147,7 @@ def smol_align() -> TrainConfig:
         trainable=("projector",),
         objective="align",
         align=AlignConfig(),
-        data=DataConfig(dataset="scenes_annotations"),
+        data=DataConfig(dataset="scenes_align"),
         batch=BatchConfig(conversations=64),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01),
         epochs=5.0,
