@@ -9,7 +9,7 @@ import torch
 
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
-from vistune.train.objectives import CellNames, annotation_names, cell_labels
+from vistune.train.objectives import CellNames, annotation_names, cell_words
 from vistune.types import Box, ImageAnnotations
 
 Mode = Literal["crop", "pad", "squash"]
@@ -17,8 +17,8 @@ Mode = Literal["crop", "pad", "squash"]
 
 def labels(*boxes: tuple[str, float, float, float, float], side: int = 4, mode: Mode = "pad", size: tuple[int, int] = (100, 100)) -> str:
     """The cells as rows of first letters: `.` for the background, `-` outside the picture."""
-    annotations = ImageAnnotations("a.png", *size, boxes=tuple(Box(name, edges) for name, *edges in boxes))  # type: ignore[misc]
-    cells = ["-" if label is None else label[0] for label in cell_labels(annotations, side, mode=mode, background=".")]
+    annotations = ImageAnnotations("a.png", *size, boxes=tuple(Box(name, tuple(edges)) for name, *edges in boxes))  # type: ignore[arg-type]
+    cells = ["".join(word[0] for word in words) or "-" for words in cell_words(annotations, side, mode=mode, background=".")]
     return "/".join("".join(cells[row * side : (row + 1) * side]) for row in range(side))
 
 
@@ -29,6 +29,10 @@ def test_a_cell_is_named_by_the_box_over_its_centre():
 def test_a_thing_stands_before_the_ground_it_stands_on_in_any_order():
     ground, thing = ("g", 0, 0, 1, 1), ("t", 0.25, 0.25, 0.75, 0.75)
     assert labels(ground, thing) == labels(thing, ground) == "gggg/gttg/gttg/gggg"
+
+
+def test_boxes_at_the_same_place_share_its_cells():
+    assert labels(("g", 0, 0, 1, 1), ("s", 0, 0, 0.5, 1), ("r", 0, 0, 0.5, 1), side=2) == "srg/srg"
 
 
 def test_a_thing_smaller_than_a_cell_gets_the_cell_of_its_middle():

@@ -2,6 +2,8 @@
 
 images/000000.jpg ...     the pictures
 annotations.jsonl         one line a picture: an ImageAnnotations, and what only a drawn scene knows (places, colours, background)
+align.jsonl               the same pictures for the `align` objective: what words belong to which part of the picture
+captions.json             LLaVA JSON: one description of each picture
 instruct.json             LLaVA JSON: several questions and answers about each picture
 """
 
@@ -9,16 +11,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, UsageError
 from vistune.journal import atomic_folder, atomic_write
-from vistune.scenes.bank import SpriteBank, sprite_bank
+from vistune.scenes.bank import sprite_bank
 from vistune.scenes.draw import Scene, SceneSpec, plan_scene, render_scene
-from vistune.scenes.questions import SceneQuestion, dialogue
+from vistune.scenes.questions import SceneQuestion, ask, dialogue
 from vistune.types import Box, ImageAnnotations
 
 TRAINING_SEED = "scenes-train"
@@ -47,18 +49,27 @@ def write_scenes(folder: Path, count: int, *, seed: int = 0, spec: SceneSpec = S
     if set(spec.splits) != {"seen"} or any(sprite.split != "seen" for sprite in spec.focus):
         raise UsageError("Training scenes are drawn from seen sprites only; the others are held out for the suite scenes-v1.")
     bank = sprite_bank()
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
+    instruct: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    align: list[dict[str, Any]] = []
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as temporary:
         (temporary / "images").mkdir()
         for number in range(count):
             scene = plan_scene(f"{TRAINING_SEED}/{seed}/{number}", spec, bank)
             image = f"images/{number:06}.jpg"
             render_scene(scene, bank).save(temporary / image, quality=92, subsampling=0)
-            lines.append(json.dumps(_annotation_row(scene, image), ensure_ascii=False))
-            rows.append(_llava_row(scene, image, number, bank, turns))
-        atomic_write(temporary / "annotations.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        atomic_write(temporary / "instruct.json", json.dumps(rows, ensure_ascii=False, indent=0).encode())
+            annotations.append(_annotation_row(scene, image))
+            align.append(_align_row(scene, image))
+            rng = random.Random(f"{scene.seed}/questions")
+            instruct.append(_llava_row(image, number, dialogue(scene, rng, bank, turns=turns)))
+            caption = ask("describe", scene, rng, bank)
+            captions.append(_llava_row(image, number, [caption] if caption else []))
+        for name, lines in (("annotations.jsonl", annotations), ("align.jsonl", align)):
+            atomic_write(temporary / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        for name, rows in (("captions.json", captions), ("instruct.json", instruct)):
+            atomic_write(temporary / name, json.dumps(rows, ensure_ascii=False, indent=0).encode())
     return folder
 
 
@@ -92,8 +103,17 @@ def _annotation_row(scene: Scene, image: str) -> dict[str, Any]:
     }
 
 
-def _llava_row(scene: Scene, image: str, number: int, bank: SpriteBank, turns: int) -> dict[str, Any]:
-    questions: list[SceneQuestion] = dialogue(scene, random.Random(f"{scene.seed}/questions"), bank, turns=turns)
+def _align_row(scene: Scene, image: str) -> dict[str, Any]:
+    """The scene's parts and their words. Boxes of the same place share it: a painted thing is its name and its colour, the ground is a box
+    as large as the picture."""
+    words = [((0.0, 0.0, 1.0, 1.0), word) for word in ("background", scene.background.colour)]
+    for thing, box in zip(scene.objects, scene.annotations(image).boxes, strict=True):
+        words += [(box.xyxy, word) for word in (thing.name, thing.colour) if word]
+    boxes = [{"label": word, "xyxy": [round(edge, 5) for edge in xyxy]} for xyxy, word in words]
+    return {"image": image, "width": scene.size, "height": scene.size, "boxes": boxes, "source": "scenes"}
+
+
+def _llava_row(image: str, number: int, questions: Sequence[SceneQuestion]) -> dict[str, Any]:
     messages = []
     for turn, question in enumerate(questions):
         messages.append({"from": "human", "value": f"<image>\n{question.text}" if turn == 0 else question.text})

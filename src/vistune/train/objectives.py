@@ -21,7 +21,7 @@ from vistune.data.collate import collate, supervised_tokens
 from vistune.errors import DataError, EmptyMaskError, UsageError
 from vistune.media import image_size
 from vistune.model.backbones import patches_per_side
-from vistune.model.inputs import IGNORE_INDEX, ModelInputs
+from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.train.config import AlignConfig, LossMask
@@ -36,7 +36,7 @@ Geometry = Literal["crop", "pad", "squash"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """One example, ready for the model. `targets` (align only) are the name of each cell [P], IGNORE_INDEX where there is none."""
+    """One example, ready for the model. `targets` (align only) are pairs of a cell and a word for it, by their numbers: [n, 2]."""
 
     id: str
     inputs: ModelInputs
@@ -144,7 +144,7 @@ class CellNames:
 
 
 class Align(Objective):
-    """Cross-entropy of each grid cell over the names of all things in the data, by the cosine of its visual token to their words."""
+    """Cross-entropy of each grid cell over the words for all things in the data, by the cosine of its visual token to the words."""
 
     def __init__(self, pictures: Sequence[tuple[ImageAnnotations, ImagePart]], processor: Processor, names: CellNames, config: AlignConfig):
         super().__init__(processor)
@@ -164,10 +164,9 @@ class Align(Objective):
 
     def prepare(self, place: int) -> Prepared:
         annotations = self._pictures[place][0]
-        labels = cell_labels(annotations, self._side, mode=self._mode, background=self._config.background)
-        targets = torch.tensor([IGNORE_INDEX if label is None else self._number[label] for label in labels])
-        kept = targets[targets != IGNORE_INDEX]
-        return Prepared(annotations.image, self.inputs(place), float(self._weights[kept].sum()), targets)
+        cells = cell_words(annotations, self._side, mode=self._mode, background=self._config.background)
+        targets = torch.tensor([(cell, self._number[word]) for cell, words in enumerate(cells) for word in words]).reshape(-1, 2)
+        return Prepared(annotations.image, self.inputs(place), float(self._shares(targets).sum()), targets)
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
         cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
@@ -175,15 +174,22 @@ class Align(Objective):
         features = torch.cat(cached).to(device) if cached else model.encode_images(torch.cat(pixels).to(device))  # [V, P, Dv]
         tokens = F.normalize(model.multi_modal_projector(features).float(), dim=-1)  # [V, P, D]
         logits = self._config.logit_scale * tokens.flatten(0, 1) @ self._names.directions.to(device).T  # [V·P, K]
-        targets = torch.cat([example.targets for example in examples if example.targets is not None]).to(device)
-        return F.cross_entropy(logits, targets, weight=self._weights.to(device), ignore_index=IGNORE_INDEX, reduction="sum")
+        first_cells = torch.tensor([[view * self._side**2, 0] for view in range(len(examples))])
+        targets = torch.cat([e.targets + first for e, first in zip(examples, first_cells, strict=True) if e.targets is not None])
+        shares, (cells, words) = self._shares(targets).to(device), targets.to(device).unbind(1)
+        return -(shares * logits.log_softmax(-1)[cells, words]).sum()
+
+    def _shares(self, targets: Tensor) -> Tensor:
+        """How much each pair counts: the words of one cell share its weight. [n, 2] -> [n]."""
+        cells, words = targets.unbind(1)
+        return self._weights[words] / torch.bincount(cells)[cells] if len(targets) else torch.zeros(0)
 
     def _process(self, place: int, *, load_pixels: bool) -> ModelInputs:
         return self.processor(self.conversation(place), load_pixels=load_pixels)
 
 
 def _plain_mode(processor: Processor) -> Geometry:
-    """How a picture becomes the tower's square: the geometry that `cell_labels` has to follow."""
+    """How a picture becomes the tower's square: the geometry that `cell_words` has to follow."""
     image = processor.config.image
     if image.mode == "anyres":
         raise UsageError("The align objective names the cells of one view; it works with model.image_mode=square or pad, not anyres.")
@@ -192,30 +198,35 @@ def _plain_mode(processor: Processor) -> Geometry:
     return "crop" if image.resize == "shortest_edge" else "squash"
 
 
-def cell_labels(annotations: ImageAnnotations, side: int, *, mode: Geometry, background: str) -> list[str | None]:
-    """The name of what lies in each of side × side grid cells, row by row; None outside the picture (padding).
+def cell_words(annotations: ImageAnnotations, side: int, *, mode: Geometry, background: str) -> list[tuple[str, ...]]:
+    """The words for what lies in each of side × side grid cells, row by row; none outside the picture (padding).
 
-    A cell belongs to the smallest box over its centre, so things stand before the ground they stand on. A box too small to cover any centre
-    gets the cell that its own centre lies in.
+    A cell belongs to the smallest box over its centre, so things stand before the ground they stand on; boxes at the very same place share
+    it (a name and a colour, say). A box too small to cover any centre gets the cell that its own centre lies in.
     """
-    by_size = sorted(annotations.boxes, key=lambda box: -_area(box.xyxy))
+    at: dict[tuple[float, float, float, float], tuple[str, ...]] = {}
+    for box in annotations.boxes:
+        at[box.xyxy] = (*at.get(box.xyxy, ()), box.label)
+    by_size = sorted(at, key=_area)
     stretch = _stretch(annotations.width, annotations.height, mode)
     centres = [(column + 0.5) / side for column in range(side)]
-    labels: list[str | None] = []
+    cells: list[tuple[str, ...]] = []
     for y in centres:
         for x in centres:
             u, v = (x - 0.5) * stretch[0] + 0.5, (y - 0.5) * stretch[1] + 0.5
-            inside = 0 <= u <= 1 and 0 <= v <= 1
-            covering = [box.label for box in by_size if box.xyxy[0] <= u <= box.xyxy[2] and box.xyxy[1] <= v <= box.xyxy[3]]
-            labels.append((covering[-1] if covering else background) if inside else None)
-    for box in by_size:
-        left, top, right, bottom = box.xyxy
+            if not (0 <= u <= 1 and 0 <= v <= 1):
+                cells.append(())
+                continue
+            smallest = next((xyxy for xyxy in by_size if xyxy[0] <= u <= xyxy[2] and xyxy[1] <= v <= xyxy[3]), None)
+            cells.append(at[smallest] if smallest else (background,))
+    for xyxy in reversed(by_size):
+        left, top, right, bottom = xyxy
         column = _cell((left + right) / 2, stretch[0], side)
         row = _cell((top + bottom) / 2, stretch[1], side)
         small = (right - left) < stretch[0] / side and (bottom - top) < stretch[1] / side
         if small and column is not None and row is not None:
-            labels[row * side + column] = box.label
-    return labels
+            cells[row * side + column] = at[xyxy]
+    return cells
 
 
 def _area(xyxy: tuple[float, float, float, float]) -> float:
