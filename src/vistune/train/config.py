@@ -115,6 +115,8 @@ class TrainConfig:
     seed: int = 42
     precision: Precision = "bf16"
     """`bf16`: forward in bf16 where that is safe, frozen weights held in bf16, trained weights and optimizer in fp32."""
+    save_as: Precision = "fp32"
+    """In which format a projector or adapter is saved for use. Checkpoints to resume from are always exact."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     feature_cache: str = ""
     """Folder in which a frozen tower's features are kept between epochs, stages and runs. Empty: pictures are encoded when met."""

@@ -146,12 +146,13 @@ def smol_align() -> TrainConfig:
         ),
         trainable=("projector",),
         objective="align",
-        align=AlignConfig(),
+        align=AlignConfig(logit_scale=40.0, background_weight=0.3),
         data=DataConfig(dataset="scenes_align"),
         batch=BatchConfig(conversations=64),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01),
-        epochs=5.0,
+        epochs=10.0,
         feature_cache="runs/features",
+        save_as="bf16",
     )
 
 
@@ -180,9 +181,12 @@ def smol_tune() -> TrainConfig:
         output="runs/smol_tune",
         model=replace(stage1.model, init_from=f"{stage1.output}/model"),
         trainable=("projector", "lora"),
-        lora=LoraConfig(rank=16, alpha=32, dropout=0.0),
+        lora=LoraConfig(rank=24, alpha=48, dropout=0.0),
         data=DataConfig(dataset="scenes_instruct", validation_rows=64),
-        optim=OptimConfig(lr=1e-3, projector_lr=3e-4),
+        optim=OptimConfig(lr=1e-3, projector_lr=5e-4),
+        max_steps=900,
+        save_every=150,
+        validate_every=150,
     )
 
 

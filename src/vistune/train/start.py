@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from vistune.checkpoint.adapters import is_adapter
 from vistune.checkpoint.backbones import new_model
 from vistune.checkpoint.folder import load_model, save_adapter, save_model
@@ -93,6 +95,7 @@ def save_result(start: Start, config: TrainConfig, folder: Path) -> Path:
             folder,
             language_model=start.bases.language_model,
             vision_tower=start.bases.vision_tower,
+            dtype=torch.bfloat16 if config.save_as == "bf16" else None,
             existing="replace",
         )
     else:
