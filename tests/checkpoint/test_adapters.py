@@ -16,7 +16,8 @@ from vistune.checkpoint.folder import load_model, save_adapter, save_model
 from vistune.errors import CheckpointError, TensorError, UsageError
 from vistune.model.config import LoraConfig
 from vistune.model.inputs import lay_end_to_end
-from vistune.model.llava import Llava, apply_lora
+from vistune.model.llava import Llava
+from vistune.train.parts import add_adapters
 from vistune.types import Conversation, Message, TextPart
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers by an old name
@@ -38,7 +39,7 @@ def trained(bases: tuple[str, str]):
     """A new model on the bases whose projector and adapters have changed."""
     torch.manual_seed(1)
     model, processor = new_model(Path(bases[0]), Path(bases[1]), template="qwen_2", max_length=200)
-    apply_lora(model, LoraConfig(rank=3, alpha=5, dropout=0.0))
+    add_adapters(model, LoraConfig(rank=3, alpha=5, dropout=0.0))
     randomise_adapters(model)
     return model.eval(), processor
 

@@ -1,4 +1,4 @@
-"""The model put together: merging features, the loss, what trains, and the errors of inputs that do not fit."""
+"""The model put together: merging features, the loss, and the errors of inputs that do not fit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from vistune.engine.kv_cache import KVArena, KVShape
-from vistune.errors import ImageCountError, OutOfMemory, UnknownName, UnsupportedModel, UsageError
-from vistune.model.config import ImageConfig, LoraConfig, ModelConfig
+from vistune.errors import ImageCountError, OutOfMemory, UnsupportedModel, UsageError
+from vistune.model.config import ImageConfig, ModelConfig
 from vistune.model.images import image_layout
 from vistune.model.inputs import IGNORE_INDEX, ModelInputs, RaggedBatch, lay_end_to_end
-from vistune.model.llava import Llava, apply_lora, set_trainable
+from vistune.model.llava import Llava
 from vistune.model.loss import linear_cross_entropy_sum
 
 IMAGE = 120
@@ -157,52 +157,6 @@ def test_a_frozen_head_costs_no_weight_gradient():
     linear_cross_entropy_sum(hidden, weight, None, torch.tensor([1, 2, 3]), chunk_size=2).backward()
     assert weight.grad is None
     assert hidden.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("parts", "prefixes"),
-    [
-        (["projector"], ("multi_modal_projector.",)),
-        (["projector", "image_newline"], ("multi_modal_projector.", "image_newline")),
-        (["vision_tower"], ("vision_tower.",)),
-        (["language_model"], ("language_model.",)),
-    ],
-)
-def test_a_training_step_touches_the_named_parts_and_no_other(parts, prefixes):
-    model = Llava(config(image=ANYRES, image_newline=True, feature_layer=-1))
-    set_trainable(model, parts)
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trainable == {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
-    model.loss(lay_end_to_end([inputs(model, size=(400, 200))]))[0].backward()
-    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert moved <= trainable
-    assert all(any(name.startswith(prefix) for name in moved) for prefix in prefixes)
-
-
-def test_adapters_cover_every_linear_layer_but_the_head_and_are_all_that_lora_trains(model):
-    apply_lora(model, LoraConfig(rank=2, alpha=4, dropout=0.0))
-    set_trainable(model, ["lora"])
-    adapted = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if "lora_A" in name}
-    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert all("lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def test_fresh_adapters_change_nothing_and_trained_ones_do(model):
-    batch = lay_end_to_end([inputs(model)])
-    before = model(batch)
-    apply_lora(model, LoraConfig(rank=2, alpha=4, dropout=0.0))
-    torch.testing.assert_close(model(batch), before)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.ones_(parameter)
-    assert not torch.allclose(model(batch), before)
-
-
-def test_parts_that_do_not_exist_are_named(model):
-    with pytest.raises(UnknownName, match="Did you mean 'projector'"):
-        set_trainable(model, ["projektor"])
-    with pytest.raises(UsageError, match="call apply_lora first"):
-        set_trainable(model, ["lora"])
 
 
 def test_a_family_outside_the_tested_ones_is_refused():

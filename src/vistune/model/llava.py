@@ -7,7 +7,6 @@ folder's list of tensors.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
@@ -17,9 +16,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from vistune.errors import ImageCountError, UnknownName, UsageError
+from vistune.errors import ImageCountError, UsageError
 from vistune.model.backbones import check_language_model
-from vistune.model.config import LoraConfig, ModelConfig
+from vistune.model.config import ModelConfig
 from vistune.model.images import ImageLayout, image_layout
 from vistune.model.inputs import IGNORE_INDEX, RaggedBatch
 from vistune.model.loss import linear_cross_entropy_sum
@@ -28,10 +27,6 @@ from vistune.model.ragged import ATTENTION_NAME, KeyValues, default_arithmetic, 
 from vistune.model.vision import build_vision_tower
 
 # T tokens of all sequences · V views · P tokens per view · Dv width of the tower · D width of the language model
-
-PARTS = ("vision_tower", "projector", "language_model", "image_newline", "lora")
-"""What a recipe can train. `language_model` is all of its own weights, head and embeddings included; `lora` only the adapters."""
-
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -226,72 +221,6 @@ class Llava(nn.Module):
         head = self.causal_lm.lm_head
         total = linear_cross_entropy_sum(hidden, head.weight, head.bias, batch.labels[positions], chunk_size=chunk_size)
         return total, len(positions)
-
-
-def set_trainable(model: Llava, parts: Sequence[str]) -> None:
-    """Freezes everything but the named parts (PARTS). Raises UnknownName, and UsageError for a part that this model does not have."""
-    for part in parts:
-        if part not in PARTS:
-            raise UnknownName("trainable part", part, known=PARTS)
-    model.requires_grad_(False)
-    adapters, own_weights = _language_model_parameters(model)
-    newline = [] if model.image_newline is None else [model.image_newline]
-    owned: dict[str, list[nn.Parameter]] = {
-        "vision_tower": list(model.vision_tower.parameters()),
-        "projector": list(model.multi_modal_projector.parameters()),
-        "language_model": own_weights,
-        "image_newline": newline,
-        "lora": adapters,
-    }
-    for part in parts:
-        if not owned[part]:
-            raise UsageError(f"This model has no {part} to train; {_HOW_TO_GET[part]}.")
-        for parameter in owned[part]:
-            parameter.requires_grad_(True)
-
-
-_HOW_TO_GET = {
-    "image_newline": "set image_newline in its configuration, or leave the part out",
-    "lora": "call apply_lora first, or train language_model",
-}
-
-
-def _language_model_parameters(model: Llava) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The language model's parameters: those of adapters, and its own."""
-    adapters, own_weights = [], []
-    for name, parameter in model.language_model.named_parameters():
-        (adapters if ".lora_" in name else own_weights).append(parameter)
-    return adapters, own_weights
-
-
-def apply_lora(model: Llava, config: LoraConfig) -> None:
-    """Puts LoRA adapters on every linear layer of the language model but its head, as the original recipe does.
-
-    The adapters are PEFT's and are kept in fp32 over a half-precision base. Only they are trainable in the language model afterwards;
-    the other parts are as they were.
-    """
-    import peft
-
-    layers = cast(nn.Module, model.causal_lm.model.layers)
-    targets = {name.rsplit(".", 1)[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    adapters = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(targets), task_type="CAUSAL_LM"
-    )
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a property by its old name; nothing for our users to do about it.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        model.language_model = peft.get_peft_model(model.causal_lm, adapters)
-
-
-def recompute_activations(model: Llava) -> None:
-    """Activation checkpointing: each decoder layer's inner activations are computed again in the backward pass instead of being kept.
-
-    A third more arithmetic for far less memory; gradients are the same. Acts in training mode only.
-    """
-    causal_lm = model.causal_lm
-    # Renamed in transformers 5.2x, with a warning under the old name.
-    enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
-    enable({"use_reentrant": False})  # the reentrant kind loses gradients where a layer's input needs none, as with adapters
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vistune.errors import UsageError
+from vistune.errors import UnknownName, UsageError
 from vistune.model.config import LoraConfig
-from vistune.model.llava import Llava, apply_lora, set_trainable
+from vistune.model.llava import Llava
 from vistune.train.config import Part, Precision
 from vistune.train.optim import is_projector
 
 
 def choose_parts(model: Llava, parts: Sequence[Part], lora: LoraConfig) -> None:
-    """Lets exactly the named parts require gradients. `lora` puts fresh adapters on the language model, unless it came with some."""
+    """Lets exactly the named parts require gradients. `lora` puts fresh adapters on the language model, unless it came with some.
+
+    Raises UnknownName for a part that no model has, and UsageError for a language model that should both stay as it is and not.
+    """
+    for part in parts:
+        if part not in get_args(Part):
+            raise UnknownName("trainable part", part, known=get_args(Part))
     if "lora" in parts and "language_model" in parts:
         raise UsageError(
             "`trainable` names both language_model and lora; adapters are for a language model that stays as it is. Choose one."
         )
     if "lora" in parts and not any(".lora_" in name for name, _ in model.named_parameters()):
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers 5.23 by a name that is going away; nobody who trains can do anything about it.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            apply_lora(model, lora)
-    # The learned line break of AnyRes pictures goes with the projector: both turn pictures into the language model's tokens.
-    newline = ["image_newline"] if "projector" in parts and model.image_newline is not None else []
-    set_trainable(model, [*parts, *newline])
+        add_adapters(model, lora)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
+
+
+def add_adapters(model: Llava, config: LoraConfig) -> None:
+    """Puts LoRA adapters on every linear layer of the language model but its head, as the original recipe does.
+
+    The adapters are PEFT's and are kept in fp32 over a half-precision base.
+    """
+    import peft
+
+    layers = cast(nn.Module, model.causal_lm.model.layers)
+    targets = {name.rsplit(".", 1)[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
+    adapters = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(targets), task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property by its old name; nobody who trains can do anything about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model.language_model = peft.get_peft_model(model.causal_lm, adapters)
 
 
 def part_of(name: str) -> Part:
-    """The part of the model to which a parameter or buffer belongs, by its name."""
+    """The part of the model to which a parameter or buffer belongs, by its name.
+
+    The learned line break of AnyRes pictures goes with the projector: both turn pictures into the language model's tokens.
+    """
     if is_projector(name):
         return "projector"
     if name.startswith("vision_tower."):
