@@ -1,0 +1,21 @@
+"""The benchmarks by name. A new one is a file in this folder and a line in this table."""
+
+from __future__ import annotations
+
+from vistune.errors import UnknownName
+from vistune.eval.benchmark import Benchmark
+from vistune.eval.benchmarks.easy_vqa import EASY_VQA
+from vistune.eval.benchmarks.scenes_v1 import SCENES_V1
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "easy-vqa": EASY_VQA,
+    "scenes-v1": SCENES_V1,
+}
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """The benchmark called `name`. Raises UnknownName, which lists the right ones."""
+    try:
+        return BENCHMARKS[name]
+    except KeyError:
+        raise UnknownName("benchmark", name, known=BENCHMARKS) from None
