@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, CLIP
 
 from vistune.checkpoint.adapters import read_adapter
 from vistune.checkpoint.backbones import new_model, read_vision_tower
-from vistune.checkpoint.folder import load_model, save_adapter, save_model
+from vistune.checkpoint.folder import load_model, load_untuned, save_adapter, save_model
 from vistune.errors import CheckpointError, TensorError, UsageError
 from vistune.model.config import LoraConfig
 from vistune.model.inputs import lay_end_to_end
@@ -156,3 +156,18 @@ def test_the_vision_side_of_a_whole_clip_is_a_tower(tmp_path):
     assert (tower.vision_tower, tower.image.size, tower.config["patch_size"]) == ("clip", 28, 7)
     assert all(name.startswith("vision_tower.vision_model.") for name in tower.weights)
     assert len(tower.weights) == len(CLIPVisionModel(CLIPVisionConfig(**TOWER)).state_dict())
+
+
+def test_the_untuned_model_of_a_folder_is_its_bases_as_they_were(bases, tmp_path):
+    save_adapter(*trained(bases), tmp_path / "adapter", language_model=bases[0], vision_tower=bases[1])
+    untuned, processor = load_untuned(tmp_path / "adapter")
+    inputs = processor(QUESTION)
+    expected = AutoModelForCausalLM.from_pretrained(bases[0])(inputs.input_ids[None]).logits[0]
+    torch.testing.assert_close(untuned(lay_end_to_end([inputs])), expected.float(), atol=1e-4, rtol=0)
+    assert processor.config.template == "qwen_2"
+
+
+def test_a_whole_model_has_no_bases_to_go_back_to(tmp_path):
+    save_model(*tiny_llava(), tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="does not name the language model"):
+        load_untuned(tmp_path / "whole")

@@ -6,6 +6,7 @@ name is refused instead of letting the last one win.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import stat
@@ -43,6 +44,16 @@ def contained_file(folder: Path, name: str) -> Path:
     if not regular:
         raise CheckpointError(f"{path} is not a regular file.")
     return resolved
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of a checkpoint folder's files: who was measured. Its card (.md) is not part of the model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix != ".md" and not path.name.startswith("."):
+            with open(path, "rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def has_file(folder: Path, name: str) -> bool:

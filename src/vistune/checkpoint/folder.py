@@ -22,7 +22,7 @@ import torch
 
 from vistune.checkpoint import adapters, hub, names
 from vistune.checkpoint.assemble import DType, add_image_token, build, compare, read_tokenizer, tensors_of
-from vistune.checkpoint.backbones import Base, read_language_model, read_vision_tower
+from vistune.checkpoint.backbones import Base, new_model, read_language_model, read_vision_tower
 from vistune.checkpoint.chat_templates import chat_template
 from vistune.checkpoint.files import Fields, contained_file, has_file, read_json
 from vistune.checkpoint.original import load_original
@@ -94,6 +94,21 @@ def load_model(
         f"{folder} holds a {str(model_type)[:60]!r} model; vistune loads LLaVA folders (llava, llava_next, {NATIVE}, or the original "
         "layout with mm_vision_tower). A language model alone becomes one by training a projector."
     )
+
+
+def load_untuned(folder: Path, *, dtype: DType = "auto", device: str | torch.device = "cpu") -> tuple[Llava, Processor]:
+    """The bases that a tuned folder stands on, as they were before: for text only, as its projector has learned nothing.
+
+    Raises CheckpointError for a folder that does not name its bases, and TensorError for bases that have changed.
+    """
+    settings = Fields(read_settings(folder) or {}, str(folder / SETTINGS_NAME))
+    if "bases" not in settings:
+        raise CheckpointError(f"{folder} does not name the language model that it was tuned from; only projector and adapter on bases do.")
+    bases = Fields(settings.object("bases"), f"{folder / SETTINGS_NAME} (bases)")
+    language_model = Base.of(bases.object("language_model"), "language model", None).opened(read_language_model)
+    tower = Base.of(bases.object("vision_tower"), "vision tower", None).opened(read_vision_tower)
+    template = Fields(settings.object("model"), f"{folder / SETTINGS_NAME} (model)").text("template")
+    return new_model(language_model.folder, tower.folder, template=template, dtype=dtype, device=device)
 
 
 def _loaded(
