@@ -19,6 +19,10 @@ from vistune import cli
 from vistune.__main__ import BROKEN_PIPE, INTERRUPTED, main
 from vistune.chat_model import ScriptedChatModel
 from vistune.errors import VistuneError
+from vistune.eval.benchmark import Benchmark
+from vistune.eval.benchmarks import BENCHMARKS
+from vistune.eval.scoring import exact_match
+from vistune.types import Conversation, Question
 
 
 @pytest.fixture
@@ -136,6 +140,10 @@ def test_an_error_of_ours_is_one_paragraph_with_its_own_exit_code(capsys: pytest
         (["pull", "no/such/folder"], 13, "no/such/folder"),
         (["convert", "no-such.bin", "out.safetensors"], 2, "no-such.bin"),
         (["data", "check", "no-such.json"], 21, "no-such.json"),
+        (["data", "scenes"], 2, "--out"),
+        (["eval", "scenes-v2"], 11, "Did you mean 'scenes-v1'?"),
+        (["eval", "text-only", "--blind"], 2, "leave --blind"),
+        (["eval", "scenes-v1", "--model", "no/such/folder"], 13, "no/such/folder"),
     ],
 )
 def test_a_mistake_has_a_code_and_a_hint(arguments: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]):
@@ -210,6 +218,73 @@ def test_data_check_counts_the_rows_that_cannot_be_used(picture: Path, tmp_path:
     assert "row 1: image_missing" in captured.out
     assert "1 image_missing, 1 empty_answer" in captured.err
     assert [each["row"] for each in json.loads(report.read_text())["rejected"]] == [1, 2]
+
+
+def test_scenes_are_drawn_into_a_folder_that_data_check_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "scenes"
+    assert run("data", "scenes", "--out", folder, "-n", 2, "--seed", 5, "--turns", 3) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    rows = json.loads((folder / "instruct.json").read_text())
+    assert [len(row["conversations"]) for row in rows] == [6, 6]
+    assert run("data", "check", folder / "instruct.json") == 0
+    assert run("data", "scenes", "--out", folder, "-n", 2) == 4  # nothing is overwritten
+
+
+@pytest.fixture
+def tiny_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A benchmark of two questions, and a folder that stands for a model."""
+    asked = [Question(word, Conversation(()).then("user", word), (f"You said {word}",), (), "echo") for word in ("one", "two")]
+    monkeypatch.setitem(BENCHMARKS, "echoes", Benchmark("echoes", "1", lambda: asked, exact_match))
+    (tmp_path / "model").mkdir()
+    return tmp_path / "model"
+
+
+def test_eval_prints_a_table_and_writes_answers_and_result(
+    loaded: dict[str, Any], tiny_benchmark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", out, "--limit", 1) == 0
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", out, "--concurrency", 1) == 0
+    assert "1.000" in capsys.readouterr().out
+    assert (loaded["name"], loaded["deterministic"]) == (str(tiny_benchmark), True)
+    assert loaded["model"].max_active == 1
+    written = json.loads((out / "echoes.json").read_text())
+    assert (written["overall"], written["n"], written["params"]["temperature"]) == (1.0, 2, 0.0)
+    assert {path.name for path in out.iterdir()} == {"echoes.json", "echoes.jsonl", "echoes.first-1.json", "echoes.first-1.jsonl"}
+
+
+def test_answers_of_a_folder_that_has_changed_are_not_taken_for_its_own(
+    loaded: dict[str, Any], tiny_benchmark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", tmp_path) == 0
+    (tiny_benchmark / "README.md").write_text("a card is no part of the model")
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", tmp_path) == 0
+    (tiny_benchmark / "config.json").write_text("{}")
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", tmp_path) == 3
+    assert "different: model" in capsys.readouterr().err
+
+
+def test_results_go_to_a_folder_per_model_unless_told_otherwise(
+    loaded: dict[str, Any], tiny_benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("eval", "echoes", "-m", tiny_benchmark) == 0
+    (tiny_benchmark / "config.json").write_text("{}")
+    assert run("eval", "echoes", "-m", tiny_benchmark) == 0
+    assert len(list(tmp_path.glob("runs/eval/model-*/echoes.json"))) == 2
+
+
+def test_text_only_writes_base_and_tuned_side_by_side(loaded: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("eval", "text-only", "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "text-only.md").read_text()
+    assert text.count("**Base**\n\n> You said ") == text.count("**Tuned**\n\n> You said ") == 20
+    assert capsys.readouterr().out.strip() == text.strip()
+
+
+def test_the_help_of_eval_names_every_benchmark(capsys: pytest.CaptureFixture[str]):
+    assert run("eval", "--help") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert all(name in words for name in BENCHMARKS)
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):

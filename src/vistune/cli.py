@@ -173,6 +173,19 @@ def train(
     typer.echo(run(config, resume=resume, sampler=_sample_answers))
 
 
+@data_app.command("scenes")
+def data_scenes(
+    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many scenes.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    turns: Annotated[int, typer.Option(min=1, help="Questions about each scene.")] = 7,
+) -> None:
+    """Draw annotated scenes: pictures, boxes, captions and instructions that are true by construction."""
+    from vistune.scenes.write import write_scenes
+
+    typer.echo(write_scenes(out, count, seed=seed, turns=turns))
+
+
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(help="LLaVA JSON (.json) or JSON Lines (.jsonl).")],
@@ -202,6 +215,72 @@ def data_check(
     if manifest.rejected:
         counts = ", ".join(f"{count} {reason}" for reason, count in manifest.reasons.most_common())
         raise DataError(f"{len(manifest.rejected)} rows of {file} cannot be used: {counts}. Training leaves them out if told to.")
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command("eval")
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="scenes-v1, easy-vqa, or text-only (a tuned model beside its base).")],
+    model: ModelOption = "assistant",
+    out: Annotated[Path | None, typer.Option(help="Folder for answers and results, resumed; default: one per model in runs/eval.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions.")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Show grey pictures: what the questions alone give away.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions under way at once.")] = 16,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model on a benchmark: prints exact match per kind and group, and keeps every answer."""
+    if benchmark == "text-only":
+        if blind or limit:
+            raise UsageError("text-only shows no pictures and is twenty prompts; leave --blind and --limit out.")
+        return _text_only(model, out, dtype, device)
+    import asyncio
+
+    from rich.console import Console
+
+    from vistune.checkpoint.files import folder_digest
+    from vistune.eval.benchmarks import benchmark_named
+    from vistune.eval.results import counting, table
+    from vistune.eval.results import evaluate as run
+    from vistune.pull import pull
+
+    chosen = benchmark_named(benchmark)
+    checkpoint = folder_digest(pull(model))
+    out = out or _results_folder(model, checkpoint)
+    # Deterministic, so that an answer depends on its question alone, and a score on nothing but the model.
+    with _loaded_model(model, dtype, device, deterministic=True) as chat_model, counting(chosen.name) as progress:
+        measuring = run(
+            chat_model, chosen, out, model_name=model, checkpoint=checkpoint, blind=blind, limit=limit, concurrency=concurrency,
+            progress=progress,
+        )  # fmt: skip
+        result, _ = asyncio.run(measuring)
+    Console().print(table(result))
+
+
+def _text_only(model: str, out: Path | None, dtype: DType, device: Device) -> None:
+    """Writes the tuned model's and its base's answers to the text-only prompts side by side."""
+    import asyncio
+
+    from vistune.checkpoint.files import folder_digest
+    from vistune.eval.benchmarks.text_only import side_by_side
+    from vistune.eval.results import side_by_side_markdown
+    from vistune.journal import atomic_write
+    from vistune.pull import pull
+
+    out = out or _results_folder(model, folder_digest(pull(model)))
+    with _loaded_model(model, dtype, device, untuned=True) as base, _loaded_model(model, dtype, device) as tuned:
+        rows = asyncio.run(side_by_side(base, tuned))
+    text = side_by_side_markdown(rows, tuned_name=model)
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "text-only.md", text.encode())
+    typer.echo(text)
+
+
+def _results_folder(model: str, checkpoint: str) -> Path:
+    """Where a model's results go unless --out says so: a model that was trained again has another digest, and another folder."""
+    return Path("runs/eval") / f"{Path(model).name}-{checkpoint[:8]}"
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------------------------
@@ -288,11 +367,12 @@ def _loaded_model(
     device: Device,
     *,
     deterministic: bool = False,
+    untuned: bool = False,
     base: str | None = None,
     vision_tower: str | None = None,
     template: str | None = None,
 ) -> Iterator[Engine]:
-    """`--model` as a ChatModel, with whatever else it stands on."""
+    """`--model` as a ChatModel, with whatever else it stands on; `untuned`, only that."""
     from vistune.pull import pull
 
     stands_on, folder = _stands_on(base, vision_tower, template), pull(name)
@@ -300,14 +380,17 @@ def _loaded_model(
         typer.echo(f"Loading {name} …", err=True)
     import torch
 
-    from vistune.checkpoint.folder import load_model
+    from vistune.checkpoint.folder import load_model, load_untuned
     from vistune.engine.engine import Engine, best_dtype
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no GPU that this torch can use; leave --device out, or see `vistune doctor`.")
     place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     precision = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
-    model, processor = load_model(folder, dtype=precision, device=place, **stands_on)
+    if untuned:
+        model, processor = load_untuned(folder, dtype=precision, device=place)
+    else:
+        model, processor = load_model(folder, dtype=precision, device=place, **stands_on)
     with Engine(model, processor, deterministic=deterministic) as engine:
         yield engine
 
