@@ -18,7 +18,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, Pre
 from vistune.checkpoint import names
 from vistune.checkpoint.files import MAX_TOKENIZER_BYTES, contained_file, has_file, read_json
 from vistune.checkpoint.hub import refuse_code
-from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, size_of
+from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, one_thread, size_of
 from vistune.errors import CheckpointError, TensorError
 from vistune.model.config import ModelConfig
 from vistune.model.llava import Llava
@@ -53,7 +53,8 @@ def build(
     dtypes: dict[str, torch.dtype] = _dtypes_of_parts(sources) if dtype == "auto" else dict.fromkeys(_PARTS, dtype)
     for name in expected:
         tensor = sources.pop(name).read()
-        _assign(model, name, tensor.to(device, dtypes[_part(name)] if tensor.is_floating_point() else None))
+        with one_thread():
+            _assign(model, name, tensor.to(device, dtypes[_part(name)] if tensor.is_floating_point() else None))
     if fresh:
         _start_projector(model, dtypes[names.LANGUAGE_MODEL], device)
     causal_lm = model.causal_lm
