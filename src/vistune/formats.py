@@ -43,8 +43,8 @@ def llava_rows(path: Path) -> list[Any]:
     if not path.is_file():
         raise DataError(f"There is no data file {path}. Give a LLaVA JSON list (.json) or JSON Lines (.jsonl).")
     if path.suffix == ".jsonl":
-        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1) if line.strip()]
-    rows = _parse(path.read_text(encoding="utf-8"), str(path))
+        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+    rows = _parse(_text(path), str(path))
     if not isinstance(rows, list):
         raise DataError(f"{path} holds a JSON {type(rows).__name__}, but a LLaVA file is a list of rows.")
     return rows
@@ -113,14 +113,17 @@ def write_llava_json(examples: Iterable[InstructionExample], path: Path, image_r
     atomic_write(path, ("[\n" + ",\n".join(rows) + "\n]\n").encode())
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Is it a data file, and saved as UTF-8?") from error
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and lists in lists without end
         raise DataError(f"{where} is not JSON ({error}). Was the file written or downloaded completely?") from error
 
 

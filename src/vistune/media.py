@@ -122,7 +122,7 @@ def _read(source: ImageSource, limits: ImageLimits, root: Path | None) -> ImageH
     else:
         data = source
     if not data:
-        raise ImageError("empty", "there are no bytes in it")
+        raise ImageError("empty", "there are no bytes in it; get a complete copy of it")
     if len(data) > limits.file_bytes:
         raise _too_many_bytes(len(data), limits)
     header = read_header(data)
@@ -163,7 +163,7 @@ def _read_file(path: Path, limits: ImageLimits, root: Path | None) -> bytes:
                 raise _too_many_bytes(size, limits)
             return file.read(limits.file_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("missing", "there is no such file") from error
+        raise ImageError("missing", "there is no such file; check the path") from error
     except ValueError as error:  # a NUL byte or a lone surrogate
         raise ImageError("bad_path", "this cannot be the name of a file") from error
     except OSError as error:

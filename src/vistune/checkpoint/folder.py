@@ -67,6 +67,7 @@ def load_model(
         template: the template of a foreign folder, where it says none.
 
     Raises:
+        UsageError: a template other than the one the folder itself names, or an adapter without a base.
         CheckpointError: not a checkpoint, or one that contradicts itself.
         TensorError: tensors missing, left over, wrongly shaped, damaged or not finite.
         UnsupportedModel: a model outside the tested families.
@@ -80,6 +81,8 @@ def load_model(
         refuse_pickled(folder)
         raise CheckpointError(f"{folder} has no config.json; it is not a checkpoint folder.")
     values = read_json(folder, "config.json")
+    if template is not None:
+        _check_template(folder, template)
     if values.get("mm_vision_tower"):
         return load_original(folder, base=base, vision_tower=vision_tower, template=template, dtype=dtype, device=device)
     model_type = values.get("model_type")
@@ -94,6 +97,14 @@ def load_model(
         f"{folder} holds a {str(model_type)[:60]!r} model; vistune loads LLaVA folders (llava, llava_next, {NATIVE}, or the original "
         "layout with mm_vision_tower). A language model alone becomes one by training a projector."
     )
+
+
+def _check_template(folder: Path, template: str) -> None:
+    """Raises UsageError if a folder that says its template is to be read with another: a model speaks the one it was trained with."""
+    settings = read_settings(folder)
+    named = Fields(settings, str(folder / SETTINGS_NAME)).object("model", {}).get("template", template) if settings else template
+    if named != template:
+        raise UsageError(f"{folder} was trained with template {named!r} and says so in {SETTINGS_NAME}; leave template {template!r} out.")
 
 
 def load_untuned(folder: Path, *, dtype: DType = "auto", device: str | torch.device = "cpu") -> tuple[Llava, Processor]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from vistune.errors import CheckpointError
+from vistune.errors import CheckpointError, DataError
 from vistune.model.templates import Segment
 
 
@@ -87,6 +87,8 @@ class TextEncoder:
         If a token straddles the place where a reply opens, the model would never see that token in use, because a generation prompt ends
         there: then, and only then, the run is encoded anew with a cut at that place. (An answer that begins with a line break, after
         ChatML's header, is such a case.)
+
+        Raises DataError for text that is no Unicode (a lone surrogate, which JSON can spell and a terminal can pass on).
         """
         text, spans = "", []
         for index, segment in enumerate(run):
@@ -95,6 +97,13 @@ class TextEncoder:
             spans.append((start, len(text), segment))
             if index in break_after:
                 text += self._break_spelling
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"A text of the conversation holds half a character ({error.object[error.start : error.end]!r}), as files read in a wrong "
+                f"encoding do; write it in UTF-8."
+            ) from error
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         opening = {end: index for index, (_, end, segment) in enumerate(spans) if segment.opens_reply and index not in break_after}
         straddled = {opening[place] for place in opening for start, end in encoding.offsets if start < place < end}

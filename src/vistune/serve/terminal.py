@@ -138,17 +138,23 @@ def _showing_nothing(_out: TextIO) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def _showing_text(out: TextIO) -> Iterator[Callable[[str], None]]:
-    """Pieces as they come, and a line end however the answer ends."""
+    """Pieces as they come, and a line end however the answer ends. A question that fails before its first word shows nothing."""
+    pieces = 0
 
     def show(piece: str) -> None:
+        nonlocal pieces
+        pieces += 1
         out.write(printable(piece))
         out.flush()
 
+    failed = True
     try:
         yield show
+        failed = False
     finally:
-        out.write("\n")
-        out.flush()
+        if pieces or not failed:
+            out.write("\n")
+            out.flush()
 
 
 @contextlib.contextmanager

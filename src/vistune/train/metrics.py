@@ -6,6 +6,7 @@ those of validations (`validation_loss`). Floats are written in full, so two run
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +62,10 @@ def draw_loss_curve(rows: list[dict[str, Any]], path: Path, *, title: str) -> No
     if training or validation:
         axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     pyplot.close(figure)
+    atomic_write(path, drawn.getvalue())
 
 
 def _smoothed(losses: tuple[float, ...], memory: float = 0.95) -> list[float]:
