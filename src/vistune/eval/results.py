@@ -122,14 +122,17 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def table(result: BenchmarkResult) -> Table:
     """A row per group, a column per kind; what was not asked stays empty."""
+    from rich import box
     from rich.table import Table
 
     values = {(kind.group, kind.kind): kind.value for kind in result.kinds if kind.n}
     kinds = sorted({kind.kind for kind in result.kinds})
     title = f"{result.benchmark}{' (blind)' if result.blind else ''}: exact match of {result.model}"
-    drawn = Table(title=title, caption=f"{result.n} questions, {result.n_unscored} of them unscored; overall is the mean over kinds")
-    for heading in ("group", *kinds, "overall", "n"):
-        drawn.add_column(heading, justify="left" if heading == "group" else "right")
+    caption = f"{result.n} questions, {result.n_unscored} of them unscored; overall is the mean over kinds"
+    drawn = Table(title=title, caption=caption, box=box.SIMPLE, pad_edge=False)
+    drawn.add_column("group", overflow="fold")
+    for heading in (*kinds, "overall", "n"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for group, overall in {"": result.overall, **result.by_group}.items():
         count = sum(kind.n for kind in result.kinds if kind.group == group)
         figures = [values.get((group, kind)) for kind in kinds]
