@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What `make bench` tells benchmarks/assistant.py, e.g. ASSISTANT_BENCH='--blind-model runs/assistant/blind/model --limit 200'
+ASSISTANT_BENCH ?=
 # Without a GPU on Linux, the CPU build of torch is 10 times smaller: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
@@ -34,7 +36,12 @@ check: install  ## format, lint, types
 	$(BIN)/pyright
 
 bench: install  ## timings and measured quality, into benchmarks/results
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/first_token.py
+	$(BIN)/python benchmarks/hostile_images.py
+	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype float32 --out benchmarks/results/ragged_float32.json
+	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
+	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
 
 assistant: install  ## train the bundled assistant again, from its recipe (about two hours on two cores)
 	$(BIN)/python tools/train_assistant.py
