@@ -184,6 +184,7 @@ MISTAKES: dict[str, tuple[Mistake, int, str]] = {
     ),
     "a tower outside the table": (chat("Hi", before=setting("config.json", vision_config__model_type="dinov2")), 19, "'dinov2'"),
     "a tokenizer that is noise": (chat("Hi", before=bytes_of("model/tokenizer.json", lambda data: b"{}")), 13, "tokenizer"),
+    "an original layout for an unknown tower": (lambda room: ["export", "model", "out", "--to", "original"], 13, "--tower-id"),
     "an export over a folder": (export_over, 2, "never overwrites"),
 }
 
@@ -228,12 +229,22 @@ def full_disk(at: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("verb", "room_left"),
-    [("export", 0), ("export", 100), ("export", 20_000), ("convert", 100), ("train", 0), ("train", 100), ("train", 20_000)],
+    [
+        ("export", 0),
+        ("export", 100),
+        ("export", 20_000),
+        ("export original", 100),
+        ("convert", 100),
+        ("train", 0),
+        ("train", 100),
+        ("train", 20_000),
+    ],
 )
 def test_a_disk_that_is_full_leaves_nothing_half_written(verb: str, room_left: int, room: Path, capsys: pytest.CaptureFixture[str]):
     if verb == "convert":
         pickled(room)
-    arguments = train()(room) if verb == "train" else [verb, "model", "out"]
+    to = ["--to", "original", "--tower-id", "tiny/tower"] if verb == "export original" else []
+    arguments = train()(room) if verb == "train" else [verb.split()[0], "model", "out", *to]
     before = content(room)
     with full_disk(at=room_left):
         assert main([str(argument) for argument in arguments]) == 4

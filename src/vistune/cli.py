@@ -308,6 +308,7 @@ def export(
     base: BaseOption = None,
     vision_tower: TowerOption = None,
     template: TemplateOption = None,
+    tower_id: Annotated[str | None, typer.Option(help="original: the tower's hub id, if it is no official one's.")] = None,
 ) -> None:
     """Write a model in another layout of checkpoint folder."""
     if out.exists():
@@ -320,7 +321,7 @@ def export(
     if to == "hf":
         save_model(loaded, processor, out)
     else:
-        save_original(loaded, processor, out)
+        save_original(loaded, processor, out, vision_tower=tower_id)
     typer.echo(out)
 
 

@@ -110,7 +110,7 @@ def test_an_adapter_that_peft_trained_on_a_whole_llava_loads_on_it(stabilised, t
     wrapped = peft.get_peft_model(base, config)
     randomise_adapters(wrapped)
     wrapped.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UsageError, match="base=FOLDER"):
+    with pytest.raises(UsageError, match="--base FOLDER"):
         load_model(tmp_path / "adapter")
     loaded, _ = load_model(tmp_path / "adapter", base=tmp_path / "base")
     expected = wrapped.merge_and_unload().state_dict()["model.language_model.layers.1.self_attn.v_proj.weight"]

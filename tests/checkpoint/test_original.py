@@ -138,7 +138,7 @@ def test_a_projector_only_checkpoint_loads_on_its_base(prefix, tmp_path):
     trained_part(tmp_path / "stage1", image_aspect_ratio="square", mm_vision_tower=str(tmp_path / "tower"))
     projector = projector_tensors()
     save_file({prefix + name: tensor for name, tensor in projector.items()}, tmp_path / "stage1" / "mm_projector.safetensors")
-    with pytest.raises(UsageError, match="base=FOLDER"):
+    with pytest.raises(UsageError, match="--base FOLDER"):
         load_model(tmp_path / "stage1")
     model, processor = load_model(tmp_path / "stage1", base=tmp_path / "base")
     assert torch.equal(model.multi_modal_projector.linear_2.weight, projector["2.weight"])
@@ -225,5 +225,5 @@ def test_pinpoints_are_read_as_a_list_its_text_and_a_range():
 def test_a_model_that_the_layout_cannot_express_is_refused(tmp_path):
     with pytest.raises(UnsupportedModel, match="qwen3"):
         save_original(*tiny_llava(family="qwen3"), tmp_path / "out")
-    with pytest.raises(CheckpointError, match="vision_tower=NAME"):
+    with pytest.raises(CheckpointError, match="--tower-id NAME"):
         save_original(*tiny_llava(), tmp_path / "out")

@@ -170,13 +170,17 @@ def test_shards_fill_up_to_the_limit_and_tensors_are_read_one_at_a_time(tmp_path
     assert sorted(open_weights(tmp_path)) == list("abcde")
 
 
-def test_one_thread_is_for_a_while_and_also_after_an_error():
-    before = torch.get_num_threads()
+def test_one_thread_is_for_a_while_and_also_over_after_an_error():
+    before, inside = torch.get_num_threads(), []
+
+    def fail() -> None:
+        inside.append(torch.get_num_threads())
+        raise RuntimeError
+
     torch.set_num_threads(3)
     try:
         with pytest.raises(RuntimeError), one_thread():
-            assert torch.get_num_threads() == 1
-            raise RuntimeError
-        assert torch.get_num_threads() == 3
+            fail()
+        assert (inside, torch.get_num_threads()) == ([1], 3)
     finally:
         torch.set_num_threads(before)

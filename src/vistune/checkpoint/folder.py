@@ -195,7 +195,8 @@ def _load_adapter(
     adapter = adapters.read_adapter(folder)
     if base is None:
         raise UsageError(
-            f"{folder} is an adapter; name the model it was trained on: load_model(..., base=FOLDER). Its own note says {adapter.base!r}."
+            f"{folder} is an adapter; name the model it was trained on: --base FOLDER (load_model's base=). Its own note says "
+            f"{adapter.base!r}."
         )
     if read_json(base, "config.json").get("model_type") not in hub.ARCHITECTURES:
         raise CheckpointError(f"{base} is not a Hugging Face LLaVA folder; an adapter without a projector of its own needs one as base.")

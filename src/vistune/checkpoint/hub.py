@@ -252,7 +252,7 @@ def _template_of(folder: Path) -> str:
             return template
     raise CheckpointError(
         f"{folder} has a chat template that vistune does not know (it looks for {', '.join(mark for mark, _ in CHAT_TEMPLATE_MARKS)}). "
-        "Say which template the model was trained with: load_model(..., template=NAME)."
+        "Say which template the model was trained with: --template NAME (load_model's template=)."
     )
 
 

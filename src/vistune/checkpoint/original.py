@@ -129,7 +129,8 @@ def _base_weights(base: Path) -> tuple[dict[str, TensorSource], Mapping[str, Any
 def _required(base: Path | None, folder: Path, noted: Any) -> Path:
     if base is None:
         raise UsageError(
-            f"{folder} holds only what was trained; name the folder of the language model it was trained on: load_model(..., base=FOLDER). "
+            f"{folder} holds only what was trained; name the folder of the language model it was trained on: --base FOLDER (load_model's "
+            f"base=). "
             f"Its own note says {str(noted)[:100]!r}."
         )
     return base

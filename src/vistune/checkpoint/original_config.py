@@ -199,7 +199,7 @@ def _known_tower(config: ModelConfig) -> str:
             return name
     raise CheckpointError(
         "The original layout names its vision tower by hub id, and this model's is none of "
-        f"{', '.join(KNOWN_TOWERS)}; say which: save_original(..., vision_tower=NAME)."
+        f"{', '.join(KNOWN_TOWERS)}; say which: --tower-id NAME (save_original's vision_tower=)."
     )
 
 
