@@ -81,6 +81,23 @@ def test_imports_only_go_down_the_house():
     assert not wrong
 
 
+def test_the_tree_in_the_architecture_page_names_every_file():
+    page = HOUSE.parents[1] / "docs" / "architecture.md"
+    if not page.is_file():
+        pytest.skip("installed without its documentation")
+    lines = page.read_text(encoding="utf-8").partition("src/vistune/\n")[2].partition("```")[0].splitlines()
+    named: set[str] = set()
+    rooms: list[str] = []
+    for line in lines:
+        depth = (len(line) - len(line.lstrip("│ "))) // 4
+        entry = line.lstrip("│├└─ ")
+        room, opens, _ = entry.partition("/ ")
+        rooms = rooms[:depth] + ([room] if opens else [])
+        named |= {"/".join([*rooms, word]) for word in re.findall(r"\w+", entry)}
+    files = [path.relative_to(HOUSE).with_suffix("").as_posix() for path in FILES if path.name != "__init__.py"]
+    assert not [name for name in files if name not in named]
+
+
 def test_pull_takes_the_converters_of_the_checkpoint_room_only_when_it_converts():
     tree = ast.parse((HOUSE / "pull.py").read_text())
     at_import = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])

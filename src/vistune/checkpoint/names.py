@@ -27,7 +27,6 @@ LANGUAGE_MODEL = "language_model."
 NEWLINE = "image_newline"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
-HEAD_BIAS = "language_model.lm_head.bias"
 
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 """Buffers that older releases saved and every release computes anew."""

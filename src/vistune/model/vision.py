@@ -157,7 +157,7 @@ class EfficientNetLite0(VisionTower):
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = _SameConv2d(channels, 1280, 1, bias=False)
         self._bn1 = _batch_norm(1280)
-        self._fc = nn.Linear(1280, _NUM_CLASSES)
+        self._fc = nn.Linear(1280, _NUM_CLASSES)  # ImageNet's classes; never run, but part of the published weights
         self.eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
@@ -172,11 +172,6 @@ class EfficientNetLite0(VisionTower):
         head, middle = self._maps(pixel_values)
         cells = torch.cat([head, F.pixel_unshuffle(middle, 2)], dim=1)  # [V, 1280 + 4·112, 7, 7]
         return cells.flatten(2).transpose(1, 2).contiguous()
-
-    def classify(self, pixel_values: Tensor) -> Tensor:
-        """ImageNet logits [V, 1000]: what the published head says, to check that the weights are the right ones."""
-        head, _ = self._maps(pixel_values)
-        return self._fc(head.mean(dim=(2, 3)))
 
     def _maps(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """The head's map at stride 32 and the last 112-channel map at stride 16."""
