@@ -130,7 +130,7 @@ def measure(name: str, options: argparse.Namespace, *, blind: bool = False) -> d
     folder = pull(name)
     digest = folder_digest(folder)
     results = {}
-    with Engine(*load_model(folder, dtype=precision(options)), deterministic=True) as engine:
+    with Engine(*load_model(folder, dtype=precision(options)), deterministic=not options.fast) as engine:
         for suite in options.suites:
             with counting(f"{suite}{' (blind)' if blind else ''}") as progress:
                 measuring = evaluate(
@@ -139,6 +139,7 @@ def measure(name: str, options: argparse.Namespace, *, blind: bool = False) -> d
                     options.work / digest[:12],
                     model_name=name,
                     checkpoint=digest,
+                    arithmetic=engine.arithmetic,
                     blind=blind,
                     limit=options.limit,
                     progress=progress,
@@ -177,7 +178,7 @@ def about(options: argparse.Namespace, results: dict[str, tuple[BenchmarkResult,
         "seconds": {suite: result.seconds for suite, (result, _) in results.items()},
         "n_unscored": {suite: result.n_unscored for suite, (result, _) in results.items()},
         "device": f"{machine.cpu}, {machine.cores} cores, {torch.get_num_threads()} threads",
-        "dtype": str(precision(options)).removeprefix("torch."),
+        "arithmetic": next(result.arithmetic for result, _ in results.values()),
         "versions": {"vistune": __version__, "python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
     }
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first so many questions of each suite")
     parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES)
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--fast", action="store_true", help="answers may differ by their company")
     parser.add_argument("--work", type=Path, default=Path("runs/eval"), help="folder that keeps every answer")
     parser.add_argument("--out", type=Path, help="the result's file")
     options = parser.parse_args()

@@ -37,6 +37,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Puts a scripted model where weights would be loaded, and shows how it was asked for."""
     seen: dict[str, Any] = {"model": ScriptedChatModel(lambda conversation, params: f"You said {conversation.messages[-1].text.strip()}")}
 
+    seen["model"].arithmetic = "scripted"
+
     @contextmanager
     def fake(name: str, dtype: str, device: str, **options: Any) -> Iterator[ScriptedChatModel]:
         seen.update(options, name=name, dtype=dtype, device=device)
@@ -244,12 +246,12 @@ def test_eval_prints_a_table_and_writes_answers_and_result(
 ):
     out = tmp_path / "out"
     assert run("eval", "echoes", "-m", tiny_benchmark, "--out", out, "--limit", 1) == 0
-    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", out, "--concurrency", 1) == 0
+    assert run("eval", "echoes", "-m", tiny_benchmark, "--out", out, "--concurrency", 1, "--template", "vicuna_v1") == 0
     assert "1.000" in capsys.readouterr().out
-    assert (loaded["name"], loaded["deterministic"]) == (str(tiny_benchmark), True)
+    assert (loaded["name"], loaded["deterministic"], loaded["template"]) == (str(tiny_benchmark), True, "vicuna_v1")
     assert loaded["model"].max_active == 1
     written = json.loads((out / "echoes.json").read_text())
-    assert (written["overall"], written["n"], written["params"]["temperature"]) == (1.0, 2, 0.0)
+    assert (written["overall"], written["n"], written["arithmetic"]) == (1.0, 2, "scripted")
     assert {path.name for path in out.iterdir()} == {"echoes.json", "echoes.jsonl", "echoes.first-1.json", "echoes.first-1.jsonl"}
 
 

@@ -228,6 +228,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Show grey pictures: what the questions alone give away.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions under way at once.")] = 16,
+    deterministic: Annotated[bool, typer.Option("--deterministic/--fast", help="fast: answers may differ by their company.")] = True,
+    base: BaseOption = None,
+    vision_tower: TowerOption = None,
+    template: TemplateOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
@@ -249,11 +253,16 @@ def evaluate(
     chosen = benchmark_named(benchmark)
     checkpoint = folder_digest(pull(model))
     out = out or _results_folder(model, checkpoint)
-    # Deterministic, so that an answer depends on its question alone, and a score on nothing but the model.
-    with _loaded_model(model, dtype, device, deterministic=True) as chat_model, counting(chosen.name) as progress:
+    # Deterministic by default, so that an answer depends on its question alone, and a score on nothing but the model.
+    with (
+        _loaded_model(
+            model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+        ) as chat_model,
+        counting(chosen.name) as progress,
+    ):
         measuring = run(
-            chat_model, chosen, out, model_name=model, checkpoint=checkpoint, blind=blind, limit=limit, concurrency=concurrency,
-            progress=progress,
+            chat_model, chosen, out, model_name=model, checkpoint=checkpoint, arithmetic=chat_model.arithmetic, blind=blind, limit=limit,
+            concurrency=concurrency, progress=progress,
         )  # fmt: skip
         result, _ = asyncio.run(measuring)
     Console().print(table(result))

@@ -92,6 +92,11 @@ def test_deterministic_mode_gives_the_same_bits_in_bf16_after_anything(make_engi
     assert any(reply.cached_tokens for reply in run(in_company()))
 
 
+def test_the_arithmetic_is_named_for_records(make_engine: MakeEngine):
+    assert make_engine().arithmetic == "float32 on cpu"
+    assert make_engine(deterministic=True).arithmetic == "float32 on cpu, deterministic"
+
+
 def test_streamed_pieces_join_to_the_reply(make_engine: MakeEngine):
     with SynchronousChatModel(make_engine()) as chat:
         deltas = list(chat.stream(CONVERSATIONS[0], SHORT))

@@ -81,10 +81,11 @@ def test_blind_and_shortened_runs_have_files_of_their_own(tmp_path: Path):
     assert {path.name for path in tmp_path.glob("*.json")} == {"colours.json", "colours.blind.json", "colours.first-1.json"}
 
 
-def test_answers_of_another_checkpoint_are_refused(tmp_path: Path):
+@pytest.mark.parametrize("other", [{"checkpoint": "def"}, {"arithmetic": "bfloat16"}])
+def test_answers_of_another_checkpoint_or_number_format_are_refused(tmp_path: Path, other: dict[str, str]):
     run(tmp_path, looking())
     with pytest.raises(ResumeMismatch, match="model"):
-        run(tmp_path, looking(), checkpoint="def")
+        run(tmp_path, looking(), **other)
 
 
 def test_the_table_has_a_row_per_group_and_leaves_blank_what_was_not_asked(tmp_path: Path):

@@ -65,6 +65,8 @@ class Engine:
         if max_sequences < 1:
             raise UsageError(f"max_sequences is {max_sequences}; at least one conversation must be able to run.")
         self.model, self.processor = model.eval(), processor
+        self.arithmetic = f"{str(model.dtype).removeprefix('torch.')} on {model.device.type}{', deterministic' if deterministic else ''}"
+        """What replies depend on besides weights and conversation, for a record of a measurement."""
         self._numbers = itertools.count(1)
         scheduler = Scheduler(
             model,

@@ -43,6 +43,8 @@ class BenchmarkResult:
     questions: str
     """Digest of the questions that were asked."""
     params: SamplingParams
+    arithmetic: str
+    """Number format, and whether answers depend on their company; empty where it is not known."""
     overall: float
     """Mean over kinds."""
     micro: float
@@ -59,13 +61,13 @@ class BenchmarkResult:
 
 
 async def evaluate(
-    model: ChatModel, benchmark: Benchmark, folder: Path, *, model_name: str, checkpoint: str, blind: bool = False,
-    limit: int | None = None, concurrency: int = 16, progress: Callable[[int, int], None] | None = None,
+    model: ChatModel, benchmark: Benchmark, folder: Path, *, model_name: str, checkpoint: str, arithmetic: str = "",
+    blind: bool = False, limit: int | None = None, concurrency: int = 16, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[BenchmarkResult, list[Graded]]:  # fmt: skip
     """Asks a benchmark's questions and writes `NAME.jsonl` (predictions) and `NAME.json` (the result) into `folder`.
 
     Args:
-        checkpoint: the model's digest; answers of another checkpoint in the folder are refused.
+        checkpoint: the model's digest; answers of another checkpoint in the folder, or of another `arithmetic`, are refused.
         blind: shows grey pictures instead of the benchmark's.
         limit: only the first so many questions; such a result has names of its own.
 
@@ -78,7 +80,7 @@ async def evaluate(
         BlindChatModel(model) if blind else model,
         benchmark,
         predictions,
-        model_name=f"{model_name} {checkpoint}{' blind' if blind else ''}",
+        model_name=" ".join(filter(None, [model_name, checkpoint, arithmetic, "blind" if blind else ""])),
         concurrency=concurrency,
         limit=limit,
         progress=progress,
@@ -94,6 +96,7 @@ async def evaluate(
         blind=blind,
         questions=questions_digest([item.question for item in graded]),
         params=benchmark.params,
+        arithmetic=arithmetic,
         overall=report.overall,
         micro=report.micro,
         by_group=report.by_group,
