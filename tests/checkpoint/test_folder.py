@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(saved_f
 def test_an_unknown_chat_template_asks_for_the_name_of_ours(saved_folder):
     (saved_folder / "vistune.json").unlink()
     (saved_folder / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(CheckpointError, match="template=NAME"):
+    with pytest.raises(CheckpointError, match="--template NAME"):
         load_model(saved_folder)
     assert load_model(saved_folder, template="qwen_2")[0].config.template == "qwen_2"
 
@@ -191,3 +192,14 @@ def test_saving_never_overwrites_unless_told_to(saved_folder):
         save_model(model, processor, saved_folder)
     save_model(model, processor, saved_folder, existing="replace")
     assert load_model(saved_folder)[0].config.text_config["vocab_size"] == ROWS
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "GPT2TokenizerFast", "Qwen2Tokenizer"])
+def test_the_tokenizer_of_a_native_folder_is_read_without_a_warning(name, tmp_path, caplog, monkeypatch):
+    model, processor = tiny_llava(projector="linear")
+    save_model(model, processor, tmp_path / "native")
+    edit_json(tmp_path / "native" / "tokenizer_config.json", tokenizer_class=name)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    _, again = load_model(tmp_path / "native")
+    assert again.tokenizer("A b\n<image>").input_ids == processor.tokenizer("A b\n<image>").input_ids
+    assert not caplog.records

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AddedToken, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vistune.checkpoint import names
 from vistune.checkpoint.files import MAX_TOKENIZER_BYTES, contained_file, has_file, read_json
@@ -128,16 +128,21 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if has_file(folder, name):
             settings = read_json(folder, name)
             refuse_code(settings, str(folder / name))
-    # The general class is taken by itself: AutoTokenizer would first read config.json and warn of a model type it does not know.
     general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     try:
         if general:
             return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        config = {} if _model_type(folder) in CONFIG_MAPPING else {"config": PreTrainedConfig()}
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **config)
     except Exception as error:
         # Tokenizers fail with exceptions of several libraries, one of them a bare Exception from Rust; none tells us more than its text.
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"The tokenizer in {folder} cannot be read ({reason}); copy the language model's tokenizer.json.") from error
+
+
+def _model_type(folder: Path) -> Any:
+    """The model type of config.json. One that transformers does not know (our native one, the original's) it would read with a warning."""
+    return read_json(folder, "config.json").get("model_type") if has_file(folder, "config.json") else None
 
 
 def add_image_token(tokenizer: PreTrainedTokenizerBase, token: str = "<image>") -> int:
