@@ -131,6 +131,11 @@ def export_over(room: Path) -> Arguments:
     return ["export", "model", "taken"]
 
 
+def native_for_transformers(room: Path) -> Arguments:
+    save_model(*tiny_llava(projector="linear"), room / "linear")
+    return ["export", "linear", "out"]
+
+
 PROJECTOR = "multi_modal_projector.linear_1.weight"
 WEIGHTS = "model/model.safetensors"
 
@@ -184,6 +189,7 @@ MISTAKES: dict[str, tuple[Mistake, int, str]] = {
     ),
     "a tower outside the table": (chat("Hi", before=setting("config.json", vision_config__model_type="dinov2")), 19, "'dinov2'"),
     "a tokenizer that is noise": (chat("Hi", before=bytes_of("model/tokenizer.json", lambda data: b"{}")), 13, "tokenizer"),
+    "a Hugging Face folder of what it has no place for": (native_for_transformers, 19, "--to native"),
     "an original layout for an unknown tower": (lambda room: ["export", "model", "out", "--to", "original"], 13, "--tower-id"),
     "an export over a folder": (export_over, 2, "never overwrites"),
 }

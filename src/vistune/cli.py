@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
-from vistune.errors import DataError, UsageError
+from vistune.errors import DataError, UnsupportedModel, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ app.add_typer(data_app, name="data")
 
 DType = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-Layout = Literal["hf", "original"]
+Layout = Literal["hf", "original", "native"]
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
 BaseOption = Annotated[str | None, typer.Option(help="What an adapter or a projector alone stands on, if it does not say.")]
@@ -313,7 +313,7 @@ def convert(
 def export(
     model: Annotated[str, typer.Argument(help="`assistant`, a checkpoint folder of any layout, or a hub name.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; must not exist.")],
-    to: Annotated[Layout, typer.Option(help="hf: for transformers, vLLM and others; original: the LLaVA repository's.")] = "hf",
+    to: Annotated[Layout, typer.Option(help="hf: for transformers, vLLM, ...; original: the LLaVA repository's; native: ours.")] = "hf",
     base: BaseOption = None,
     vision_tower: TowerOption = None,
     template: TemplateOption = None,
@@ -323,14 +323,20 @@ def export(
     if out.exists():
         raise UsageError(f"{out} exists already; choose another place, an export never overwrites.")
     from vistune.checkpoint.folder import load_model, save_model
+    from vistune.checkpoint.hub import why_native
     from vistune.checkpoint.original import save_original
     from vistune.pull import pull
 
     loaded, processor = load_model(pull(model), **_stands_on(base, vision_tower, template))
-    if to == "hf":
-        save_model(loaded, processor, out)
-    else:
+    if to == "hf" and (reason := why_native(processor.config)):
+        raise UnsupportedModel(
+            f"transformers' LLaVA classes have no place for {reason}, so no Hugging Face folder can hold {model}; write one for vistune "
+            "alone with --to native."
+        )
+    if to == "original":
         save_original(loaded, processor, out, vision_tower=tower_id)
+    else:
+        save_model(loaded, processor, out)
     typer.echo(out)
 
 
