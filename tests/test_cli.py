@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.checkpoint.tiny import tiny_llava
 
 from vistune import cli
 from vistune.__main__ import BROKEN_PIPE, INTERRUPTED, main
 from vistune.chat_model import ScriptedChatModel
+from vistune.checkpoint.folder import save_model
 from vistune.errors import VistuneError
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks import BENCHMARKS
@@ -220,6 +222,18 @@ def test_data_check_counts_the_rows_that_cannot_be_used(picture: Path, tmp_path:
     assert "row 1: image_missing" in captured.out
     assert "1 image_missing, 1 empty_answer" in captured.err
     assert [each["row"] for each in json.loads(report.read_text())["rejected"]] == [1, 2]
+
+
+def test_data_check_shows_what_a_model_would_learn_from_the_rows(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    save_model(*tiny_llava(), tmp_path / "model")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"id": "first", "image": picture.name, "conversations": turns}]))
+    assert run("data", "check", file, "--preview", tmp_path / "model") == 0
+    shown = capsys.readouterr().out
+    assert "--- first: " in shown
+    assert "[picture: 16 tokens]" in shown
+    assert "ASSISTANT: ⟦A cat.</s>⟧" in shown
 
 
 def test_scenes_are_drawn_into_a_folder_that_data_check_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

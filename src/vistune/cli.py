@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vistune.engine.engine import Engine
     from vistune.model.llava import Llava
     from vistune.model.processor import Processor
-    from vistune.types import Conversation
+    from vistune.types import Conversation, InstructionExample
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -192,12 +192,12 @@ def data_check(
     images: Annotated[Path | None, typer.Option(help="Folder that the rows' pictures lie in; default: the file's own.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write every rejected row with its reason as JSON.")] = None,
     shown: Annotated[int, typer.Option(min=0, help="How many rejected rows to print.")] = 10,
+    preview: Annotated[str | None, typer.Option(metavar="MODEL", help="Show what MODEL would learn from the first three rows.")] = None,
 ) -> None:
     """Check every row of an instruction file and every picture in it; exit code 21 if some cannot be used."""
     from vistune.data.validate import check_rows
     from vistune.formats import example_from_llava, llava_rows
     from vistune.media import open_image
-    from vistune.types import InstructionExample
 
     root = images or file.parent
 
@@ -206,15 +206,28 @@ def data_check(
             open_image(image.source, root=root)
         return 0  # lengths depend on a model's tokenizer; the trainer measures them
 
-    _, manifest = check_rows(llava_rows(file), lambda number, row: example_from_llava(row, root, row_number=number), pictures_opened)
+    examples, manifest = check_rows(llava_rows(file), lambda number, row: example_from_llava(row, root, row_number=number), pictures_opened)
     if report is not None:
         manifest.write(report)
     for rejection in manifest.rejected[:shown]:
         typer.echo(f"row {rejection.row}: {rejection.reason}: {rejection.message}")
+    if preview is not None:
+        _preview(examples[:3], preview)
     typer.echo(f"{len(manifest.accepted)} rows can be used.")
     if manifest.rejected:
         counts = ", ".join(f"{count} {reason}" for reason, count in manifest.reasons.most_common())
         raise DataError(f"{len(manifest.rejected)} rows of {file} cannot be used: {counts}. Training leaves them out if told to.")
+
+
+def _preview(examples: Sequence[InstructionExample], model: str) -> None:
+    """Rows as the model reads them in training: what is supervised in green, or in ⟦brackets⟧ where there is no colour."""
+    from vistune.checkpoint.folder import load_model
+    from vistune.pull import pull
+
+    _, processor = load_model(pull(model))
+    for example in examples:
+        inputs = processor(example.conversation, train=True, load_pixels=False)
+        typer.echo(f"--- {example.id}: {inputs.num_tokens} tokens\n{processor.masked_preview(inputs, colour=sys.stdout.isatty())}\n")
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------------------
