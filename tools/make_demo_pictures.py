@@ -49,7 +49,7 @@ def main() -> None:
         first = scene.objects[0]
         answers = {
             "one-thing": [first.name],
-            "some-things": [PLACES[first.place], first.place],
+            "some-things": [PLACES[first.place]],
             "counting": [str(len(scene.objects)), NUMBER_WORDS[len(scene.objects)]],
         }[name]
         entries.append(_entry(file, question, answers, "as the sprites: ../sprites/LICENCES.md", f"vistune scene, seed {seed}"))

@@ -37,6 +37,7 @@ SCENES = 12_000
 DENSE_SCENES = 6_000  # five things each: only for alignment, which learns from every cell
 EASY_VQA_CONVERSATIONS = 1_500
 TEXT_REPEATS = 2
+TUNE_STEPS = 750
 BLANK = "blank.png"
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     prepare_data(data)
     cache = str(arguments.work / "features")
     align = replace(smol_align(), output=str(arguments.work / "align"), feature_cache=cache)
-    tune = replace(smol_tune(), output=str(arguments.work / "tune"), feature_cache=cache)
+    tune = replace(smol_tune(), output=str(arguments.work / "tune"), feature_cache=cache, max_steps=TUNE_STEPS)
     if arguments.blind:
         # Nothing to align grey pictures with: the projector starts as it is made.
         start = replace(align.model, max_length=tune.model.max_length)

@@ -184,7 +184,6 @@ def smol_tune() -> TrainConfig:
         lora=LoraConfig(rank=24, alpha=48, dropout=0.0),
         data=DataConfig(dataset="scenes_instruct", validation_rows=64),
         optim=OptimConfig(lr=1e-3, projector_lr=5e-4),
-        max_steps=750,
         save_every=150,
         validate_every=150,
     )
