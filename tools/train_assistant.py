@@ -129,19 +129,10 @@ def base_answers(folder: Path) -> Path:
     path = folder / "text.jsonl"
     if path.exists():
         return path
-    from vistune.checkpoint.backbones import new_model
     from vistune.engine.engine import Engine
-    from vistune.pull import pull
+    from vistune.train.start import start_model
 
-    choice = smol_align().model
-    model, processor = new_model(
-        pull(choice.language_model),
-        pull(choice.vision_tower),
-        projector=choice.projector,
-        template=choice.template,
-        image_mode=choice.image_mode,
-        max_length=choice.max_length,
-    )
+    base = start_model(smol_align().model)
     prompts = [line for line in (ASSETS / "text_prompts.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
     async def ask_all(engine: Engine) -> list[str]:
@@ -150,7 +141,7 @@ def base_answers(folder: Path) -> Path:
         # An answer that was cut off would teach to stop in the middle of a sentence.
         return [reply.text if reply.finish_reason == "stop" else reply.text.rpartition(". ")[0] + "." for reply in replies]
 
-    with Engine(model, processor) as engine:
+    with Engine(base.model, base.processor) as engine:
         answers = asyncio.run(ask_all(engine))
     rows = [
         {"id": f"text-{number}", "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]}
