@@ -21,6 +21,7 @@ from vistune.types import Conversation, Delta, FinishReason, ImagePart, Message,
 
 if TYPE_CHECKING:
     import openai
+    from openai.types.chat.chat_completion import ChatCompletion
     from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
 GREEDY = SamplingParams()
@@ -248,11 +249,7 @@ class OpenAIChatModel:
             completion = await self._client.chat.completions.create(**request)
         except openai.OpenAIError as error:
             raise self._explained(error) from error
-        if not completion.choices:
-            raise RemoteError(f"{self.model} answered without a choice; the server is not OpenAI-compatible.")
-        choice = completion.choices[0]
-        logprobs = choice.logprobs.content if choice.logprobs else None
-        return self._reply(choice.message.content or "", choice.finish_reason, completion.usage, logprobs)
+        return reply_of(completion, self.model)
 
     async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
         import openai
@@ -274,48 +271,17 @@ class OpenAIChatModel:
                             yield Delta(choice.delta.content)
         except openai.OpenAIError as error:
             raise self._explained(error) from error
-        yield Delta("", self._reply("".join(pieces), finish_reason, usage, logprobs or None))
+        yield Delta("", _reply(self.model, "".join(pieces), finish_reason, usage, logprobs or None))
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _request(self, conversation: Conversation, params: SamplingParams) -> dict[str, Any]:
-        require_single(params)
-        messages = await asyncio.to_thread(_openai_messages, conversation)
-        request: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": params.temperature,
-            "top_p": params.top_p,
-            self._length_parameter: params.max_new_tokens,
-        }
-        if params.stop:
-            request["stop"] = list(params.stop)
-        if params.seed is not None:
-            request["seed"] = params.seed
-        if params.logprobs is not None:
-            request |= {"logprobs": True, "top_logprobs": params.logprobs}
-        if params.response_format is not None:
-            request["response_format"] = dict(params.response_format)
+        request = await asyncio.to_thread(chat_request, self.model, conversation, params, length_parameter=self._length_parameter)
         if conversation.messages[-1].role == "assistant":
             # vLLM's and SGLang's words for "continue". A server that does not know them must refuse: a new answer would be a wrong one.
             request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
         return request
-
-    def _reply(self, text: str, finish_reason: str | None, usage: Any, logprobs: Sequence[ChatCompletionTokenLogprob] | None) -> Reply:
-        if finish_reason == "content_filter":
-            raise RemoteError(f"{self.model} withheld its reply (content filter).")
-        if finish_reason is None:
-            raise RemoteError(f"{self.model} broke off its reply after {len(text)} characters; ask again.")
-        details = getattr(usage, "prompt_tokens_details", None)
-        return Reply(
-            text,
-            "length" if finish_reason == "length" else "stop",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-            logprobs=tuple(_token_logprob(token) for token in logprobs) if logprobs is not None else None,
-        )
 
     def _explained(self, error: openai.OpenAIError) -> RemoteError | ContextLengthError:
         import openai
@@ -330,12 +296,64 @@ class OpenAIChatModel:
         return RemoteError(message, status=error.status_code, retry_after=seconds)
 
 
+def chat_request(
+    model: str, conversation: Conversation, params: SamplingParams, *, length_parameter: str = "max_completion_tokens"
+) -> dict[str, Any]:
+    """The body of a `/v1/chat/completions` request. Reads the files of the conversation's images.
+
+    Args:
+        length_parameter: what the server calls the length limit; servers of one's own may know only `max_tokens`.
+    """
+    require_single(params)
+    request: dict[str, Any] = {
+        "model": model,
+        "messages": _openai_messages(conversation),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        length_parameter: params.max_new_tokens,
+    }
+    if params.stop:
+        request["stop"] = list(params.stop)
+    if params.seed is not None:
+        request["seed"] = params.seed
+    if params.logprobs is not None:
+        request |= {"logprobs": True, "top_logprobs": params.logprobs}
+    if params.response_format is not None:
+        request["response_format"] = dict(params.response_format)
+    return request
+
+
+def reply_of(completion: ChatCompletion, model: str) -> Reply:
+    """A server's completion as a `Reply`. Raises RemoteError for one that was withheld, broken off or empty."""
+    if not completion.choices:
+        raise RemoteError(f"{model} answered without a choice; the server is not OpenAI-compatible.")
+    choice = completion.choices[0]
+    logprobs = choice.logprobs.content if choice.logprobs else None
+    return _reply(model, choice.message.content or "", choice.finish_reason, completion.usage, logprobs)
+
+
+def _reply(model: str, text: str, finish_reason: str | None, usage: Any, logprobs: Sequence[ChatCompletionTokenLogprob] | None) -> Reply:
+    if finish_reason == "content_filter":
+        raise RemoteError(f"{model} withheld its reply (content filter).")
+    if finish_reason is None:
+        raise RemoteError(f"{model} broke off its reply after {len(text)} characters; ask again.")
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Reply(
+        text,
+        "length" if finish_reason == "length" else "stop",
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        cached_tokens=(details.cached_tokens or 0) if details else 0,
+        completion_tokens=usage.completion_tokens if usage else 0,
+        logprobs=tuple(_token_logprob(token) for token in logprobs) if logprobs is not None else None,
+    )
+
+
 def _token_logprob(token: ChatCompletionTokenLogprob) -> TokenLogprob:
     return TokenLogprob(token.token, token.logprob, tuple((each.token, each.logprob) for each in token.top_logprobs or ()))
 
 
 def _openai_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """The conversation as the API's messages; reads the image files, so it runs in a thread."""
+    """The conversation as the API's messages; reads the image files."""
     if not conversation.messages:
         raise UsageError("The conversation has no messages; there is nothing to answer.")
     return [{"role": message.role, "content": _content(message)} for message in conversation.messages]
