@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -55,6 +55,7 @@ class Objective(ABC):
     def __init__(self, processor: Processor):
         self.processor = processor
         self.features: FrozenFeatures | None = None
+        self._keys: dict[int, tuple[str, ...]] = {}
 
     @abstractmethod
     def __len__(self) -> int:
@@ -76,13 +77,20 @@ class Objective(ABC):
         """The example's inputs: with pixels, or with cached features where there is a cache."""
         if self.features is None:
             return self._process(place, load_pixels=True)
-        keys = picture_keys(self.conversation(place), self.processor.config)
-        return self.features.attach(self._process(place, load_pixels=False), keys, load=lambda: self._process(place, load_pixels=True))
+        return self.features.attach(
+            self._process(place, load_pixels=False), self._picture_keys(place), load=lambda: self._process(place, load_pixels=True)
+        )
 
     def pictures(self) -> Iterator[tuple[tuple[str, ...], Callable[[], ModelInputs]]]:
         """Each example's picture keys, and how to load it with pixels: what `FrozenFeatures.fill` takes."""
         for place in range(len(self)):
-            yield picture_keys(self.conversation(place), self.processor.config), partial(self._process, place, load_pixels=True)
+            yield self._picture_keys(place), partial(self._process, place, load_pixels=True)
+
+    def _picture_keys(self, place: int) -> tuple[str, ...]:
+        """The example's picture keys. Digesting the files costs more than reading the features, so it is done once a run."""
+        if place not in self._keys:
+            self._keys[place] = picture_keys(self.conversation(place), self.processor.config)
+        return self._keys[place]
 
     @abstractmethod
     def _process(self, place: int, *, load_pixels: bool) -> ModelInputs: ...
@@ -185,7 +193,12 @@ class Align(Objective):
         return self._weights[words] / torch.bincount(cells)[cells] if len(targets) else torch.zeros(0)
 
     def _process(self, place: int, *, load_pixels: bool) -> ModelInputs:
-        return self.processor(self.conversation(place), load_pixels=load_pixels)
+        return self.processor(self.conversation(place), load_pixels=True) if load_pixels else self._tokens
+
+    @cached_property
+    def _tokens(self) -> ModelInputs:
+        """What any example is without its pixels: each is one view of the same square, and the loss looks at nothing else."""
+        return self.processor(self.conversation(0), load_pixels=False)
 
 
 def _plain_mode(processor: Processor) -> Geometry:
