@@ -67,10 +67,16 @@ def nouns(text: str, *, which: Literal["heads", "all"] = "heads") -> list[str]:
 
 def parse_noun_phrases(text: str) -> list[NounPhrase]:
     """Every noun phrase of a text, in order. A pronoun names nothing by itself and is none."""
-    words = _WORD.findall(text)
-    tags = _tags(words)
+    tagged = tagged_words(text)
+    words, tags = [word for word, _ in tagged], [tag for _, tag in tagged]
     shape = "".join(_LETTERS.get(tag, ".") for tag in tags)
     return [NounPhrase(tuple(words[slice(*cut.span())]), tuple(tags[slice(*cut.span())])) for cut in _PHRASE.finditer(shape)]
+
+
+def tagged_words(text: str) -> list[tuple[str, str]]:
+    """The words and signs of a text, each with its part of speech (Penn Treebank)."""
+    words = _WORD.findall(text)
+    return list(zip(words, _tags(words), strict=True))
 
 
 @functools.lru_cache(maxsize=65536)
