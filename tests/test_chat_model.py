@@ -6,9 +6,11 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import AsyncGenerator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +91,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 outer.requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(outer.status)
+                self.send_response_only(outer.status)  # no Date of its own
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -106,7 +108,7 @@ class Server:
     def answers(self, text: str, finish_reason: str | None = "stop", **choice: Any) -> None:
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11, "prompt_tokens_details": {"cached_tokens": 4}}
-        choices = [{"index": 0, "message": message, "finish_reason": finish_reason, **choice}]
+        choices = [{"index": 0, "message": message, "finish_reason": finish_reason} | choice]
         self.body = json.dumps(
             {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
         ).encode()
@@ -134,6 +136,14 @@ def server() -> Iterator[Server]:
     running = Server()
     yield running
     running.close()
+
+
+def server_at(url: str) -> Any:
+    return SimpleNamespace(url=url)
+
+
+async def told(model: OpenAIChatModel) -> AsyncGenerator[Reply, None]:
+    yield await model.generate(QUESTION)
 
 
 def ask(server: Server, conversation: Conversation, params: SamplingParams | None = None, *, stream: bool = False) -> Reply | list[Delta]:
@@ -216,6 +226,122 @@ def test_what_the_server_says_no_to_becomes_a_typed_error(server: Server):
     server.fails(400, {"message": "too long", "code": "context_length_exceeded"})
     with pytest.raises(ContextLengthError, match="too long"):
         ask(server, QUESTION, stream=True)
+
+
+def refusal(server: Server, **options: Any) -> RemoteError:
+    with pytest.raises(RemoteError) as refused:
+        ask(server, QUESTION, **options)
+    return refused.value
+
+
+def test_retry_after_is_read_as_seconds_and_as_a_date_by_the_servers_clock(server: Server):
+    server.headers["date"] = "Tue, 01 Jan 2030 00:00:00 GMT"
+    for given, seconds in {
+        "1.5": 1.5,
+        "Tue, 01 Jan 2030 00:00:30 GMT": 30.0,
+        "Mon, 31 Dec 2029 23:00:00 GMT": 0.0,
+        "1e9": 1e9,
+        "-3": 0.0,
+        "soon": None,
+        "nan": None,
+    }.items():
+        server.fails(429, {"message": "slow down"}, retry_after=given)
+        assert refusal(server).retry_after == seconds, given
+
+
+def test_an_exhausted_quota_is_told_from_a_rate_limit_by_its_code(server: Server):
+    server.fails(429, {"message": "You exceeded your current quota", "code": "insufficient_quota"})
+    assert refusal(server).code == "insufficient_quota"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Bad gateway</html>",
+        b'{"choices": [{"message": {"content": "cut',
+        b'{"choices": []}',
+        b'{"choices": "none"}',
+        b'{"choices": [{"message": "A cat.", "finish_reason": "stop"}]}',
+        b'{"choices": [{"message": {"content": ["A cat."]}, "finish_reason": "stop"}]}',
+        b'{"choices": [{"message": {"content": "\xff"}, "finish_reason": "stop"}]}',
+        b"[" * 100_000,
+        b'{"choices": [{"message": {"content": "' + b"a" * (5 << 20) + b'"}, "finish_reason": "stop"}]}',
+        b"",
+    ],
+    ids=["page", "half", "no choice", "text for choices", "text for message", "list for text", "no UTF-8", "deep", "5 MB", "empty"],
+)
+def test_an_answer_that_is_no_completion_is_an_error_that_keeps_its_beginning(server: Server, body: bytes):
+    server.body = body
+    error = refusal(server)
+    assert error.status == 200
+    assert error.body == body[:4096].decode("utf-8", "replace")
+    assert len(str(error)) < 500
+
+
+def test_a_page_for_an_error_is_cut_to_its_beginning(server: Server):
+    server.status, server.headers, server.body = 502, {"content-type": "text/html"}, b"<html>" + b"Bad gateway. " * 500_000
+    error = refusal(server)
+    assert error.status == 502
+    assert "Bad gateway" in str(error)
+    assert len(str(error)) < 500
+
+
+def test_usage_that_cannot_be_is_taken_as_unknown(server: Server):
+    server.answers("A cat.")
+    server.body = server.body.replace(b'"prompt_tokens": 9', b'"prompt_tokens": -9').replace(
+        b'"completion_tokens": 2', b'"completion_tokens": NaN'
+    )
+    assert ask(server, QUESTION) == Reply("A cat.", "stop", prompt_tokens=0, cached_tokens=4, completion_tokens=0)
+
+
+def test_a_refusal_in_its_own_field_is_the_reply(server: Server):
+    server.answers("", message={"role": "assistant", "content": None, "refusal": "I cannot help with that."})
+    reply = ask(server, QUESTION)
+    assert isinstance(reply, Reply)
+    assert reply.text == "I cannot help with that."
+
+
+def test_a_stream_of_something_else_is_a_typed_error(server: Server):
+    server.headers = {"content-type": "text/event-stream"}
+    for body in (b"data: {broken\n\n", b'data: {"choices": "none"}\n\n', b'data: {"choices": [{"delta": {"content": 7}}]}\n\n'):
+        server.body = body
+        assert refusal(server, stream=True).status == 200
+
+
+def test_what_was_never_connected_is_told_from_what_broke_off(server: Server):
+    assert refusal(server_at("http://127.0.0.1:9/v1")).reached is False
+    server.headers["content-length"] = "1000"
+    assert refusal(server).reached is True
+
+
+def test_the_key_is_hidden_in_all_that_a_server_echoes(server: Server):
+    key = "sk-canary-0123456789"
+
+    async def call(stream: bool) -> str:
+        model = OpenAIChatModel("m", base_url=server.url, api_key=key + "\n")
+        try:
+            with pytest.raises(RemoteError) as refused:
+                async for _ in model.stream(QUESTION) if stream else told(model):
+                    pass
+            error = refused.value
+            return repr((model, vars(model)["_key"], error, error.body)) + "".join(traceback.format_exception(error))
+        finally:
+            await model.close()
+
+    for status, body in ((401, f'{{"error": {{"message": "bad key {key}"}}}}'), (502, f"<p>{key}</p>"), (200, f"<p>{key}</p>")):
+        server.status, server.body = status, body.encode()
+        for stream in (False, True):
+            if not (stream and status == 200):
+                shown = asyncio.run(call(stream))
+                assert key not in shown
+                assert "***" in shown
+
+
+def test_a_key_that_no_header_can_carry_and_an_address_with_a_password_are_refused_unseen():
+    for options in ({"api_key": "sk-“canary”"}, {"api_key": "sk-\ncanary"}, {"base_url": "http://user:canary@127.0.0.1/v1"}):
+        with pytest.raises(UsageError) as refused:
+            OpenAIChatModel("m", **{"base_url": "http://127.0.0.1:9/v1", **options})
+        assert "canary" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_reply_that_breaks_off_is_an_error_not_a_short_reply(server: Server):

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import json
+import math
+import os
 import urllib.parse
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vistune.errors import ContextLengthError, ImageError, RemoteError, UsageError
+from vistune.http_client import MAX_BODY, bounded_client, excerpt, retry_after, usable_key
 from vistune.types import Conversation, Delta, FinishReason, ImagePart, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat.chat_completion import ChatCompletion
-    from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
 GREEDY = SamplingParams()
 
@@ -216,48 +218,56 @@ class OpenAIChatModel:
     """A model behind an OpenAI-compatible server: OpenAI, vLLM, SGLang, llama.cpp, Ollama, or vistune's own.
 
     Images are sent as data URLs, so the server needs no access to our files; a web address is handed on as it is, for the server to fetch.
-    `base_url` and `api_key` default to OPENAI_BASE_URL and OPENAI_API_KEY. The client's own retries are for connection errors, 429 and 5xx.
+    `base_url` and `api_key` default to OPENAI_BASE_URL and OPENAI_API_KEY. A request is sent once: `Calls` repeats those that fail and
+    has to see each; `max_retries` is for use without it.
 
-    Raises RemoteError for what the server refused or failed at, ContextLengthError when it says that the prompt is too long.
+    Raises RemoteError for what the server refused or failed at, ContextLengthError when it says that the prompt is too long. No error
+    shows the key, not even one that quotes a server which echoes it.
     """
 
     def __init__(
-        self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0, max_retries: int = 2
+        self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0, max_retries: int = 0
     ):
         import openai
 
+        # A server of one's own mostly wants no key, but the client insists on one. OpenAI's key goes to no other server by itself.
+        self._key = usable_key(api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", "")))
         try:
             self._client = openai.AsyncOpenAI(
-                # A server of one's own mostly wants no key, but the client insists on one.
-                api_key=api_key or ("none" if base_url else None),
+                api_key=self._key.reveal() or ("none" if base_url else None),
                 base_url=base_url,
                 timeout=timeout,
                 max_retries=max_retries,
+                http_client=bounded_client(),
             )
         except openai.OpenAIError as error:
             raise UsageError(f"The OpenAI client cannot be set up: {error}") from error
-        self.model = model
+        self.model, self.max_retries = model, max_retries
+        address = urllib.parse.urlsplit(str(self._client.base_url))
+        if address.username or address.password or address.query:
+            raise UsageError("The server's address holds a password or a query, and addresses end up in logs; give the key as api_key.")
+        self.address = address.geturl()
         # OpenAI's newer models refuse the old name of the length limit; servers of one's own may not know the new one.
-        at_openai = urllib.parse.urlsplit(str(self._client.base_url)).hostname == "api.openai.com"
-        self._length_parameter = "max_completion_tokens" if at_openai else "max_tokens"
+        self._length_parameter = "max_completion_tokens" if address.hostname == "api.openai.com" else "max_tokens"
 
     async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
         import openai
 
         request = await self._request(conversation, params)
         try:
-            completion = await self._client.chat.completions.create(**request)
+            # The client builds its records unchecked, so the body is read here.
+            response = await self._client.chat.completions.with_raw_response.create(**request)
         except openai.OpenAIError as error:
-            raise self._explained(error) from error
-        return reply_of(completion, self.model)
+            raise self._explained(error) from None  # the cause quotes the server, which may quote the key
+        return self._read(response.content)
 
     async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
         import openai
 
         request = await self._request(conversation, params)
         pieces: list[str] = []
-        finish_reason, usage = None, None
-        logprobs: list[ChatCompletionTokenLogprob] = []
+        length, finish_reason, usage = 0, None, None
+        logprobs: list[Any] = []
         try:
             chunks = await self._client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
             async with chunks:  # leaving it, also by aclose(), closes the connection, which is how a server learns of a cancellation
@@ -265,13 +275,20 @@ class OpenAIChatModel:
                     usage = chunk.usage or usage
                     for choice in chunk.choices or ():
                         finish_reason = choice.finish_reason or finish_reason
-                        logprobs += (choice.logprobs and choice.logprobs.content) or ()
+                        if choice.logprobs and choice.logprobs.content:
+                            logprobs += [token.model_dump() for token in choice.logprobs.content]
                         if choice.delta and choice.delta.content:
+                            length += len(choice.delta.content)
                             pieces.append(choice.delta.content)
+                            if length > MAX_BODY:
+                                raise ValueError(f"it is longer than {MAX_BODY:,} characters")
                             yield Delta(choice.delta.content)
+            reply = _reply(self.model, "".join(pieces), finish_reason, usage.model_dump() if usage else {}, logprobs or None)
         except openai.OpenAIError as error:
-            raise self._explained(error) from error
-        yield Delta("", _reply(self.model, "".join(pieces), finish_reason, usage, logprobs or None))
+            raise self._explained(error) from None
+        except _NOT_A_COMPLETION as error:
+            raise _unusable(self.model, error, self._key.hidden_in("".join(pieces))) from None
+        yield Delta("", reply)
 
     async def close(self) -> None:
         await self._client.close()
@@ -283,17 +300,41 @@ class OpenAIChatModel:
             request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
         return request
 
+    def _read(self, body: bytes) -> Reply:
+        """The reply in the body of an answer with status 200, which may hold anything: a proxy's page, half a document, another schema."""
+        try:
+            if len(body) > MAX_BODY:
+                raise ValueError(f"it is longer than {MAX_BODY:,} bytes")
+            completion = json.loads(self._key.hidden_in(body.decode("utf-8")))
+        except (ValueError, RecursionError) as problem:
+            raise _unusable(self.model, problem, self._key.hidden_in(body.decode("utf-8", "replace"))) from None
+        return reply_of(completion, self.model)
+
     def _explained(self, error: openai.OpenAIError) -> RemoteError | ContextLengthError:
         import openai
 
+        said = self._key.hidden_in(str(error))
         if not isinstance(error, openai.APIStatusError):
-            return RemoteError(f"{self.model} at {self._client.base_url} cannot be reached: {error} Check the address and the network.")
-        message = f"{self.model} at {self._client.base_url} answered {error.status_code}: {error.message}"
-        if error.code == "context_length_exceeded":
+            cause = type(error.__cause__).__name__
+            reached = cause not in _NOT_CONNECTED
+            what = "broke off" if reached else "cannot be reached"
+            detail = excerpt(f"{said} {cause}: {self._key.hidden_in(str(error.__cause__))}" if error.__cause__ else said)
+            return RemoteError(f"{self.model} at {self.address} {what}: {detail} Check the address and the network.", reached=reached)
+        code = error.code if isinstance(error.code, str) else None
+        body = error.body if isinstance(error.body, str) else json.dumps(error.body, ensure_ascii=False)
+        body = self._key.hidden_in(body)[:_KEPT]
+        detail = f": {excerpt(body)}" if isinstance(error.body, str) else ""  # the client's own message leaves a page out
+        message = f"{self.model} at {self.address} answered {error.status_code}: {excerpt(said)}{detail}"
+        if code == "context_length_exceeded":
             return ContextLengthError(message)
-        retry_after = error.response.headers.get("retry-after", "")
-        seconds = float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None
-        return RemoteError(message, status=error.status_code, retry_after=seconds)
+        return RemoteError(message, status=error.status_code, code=code, retry_after=retry_after(error.response.headers), body=body)
+
+
+# By name, because the client is built on httpx before version 3 and on httpx2 since.
+_NOT_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError"}
+_NOT_A_COMPLETION = (ValueError, LookupError, TypeError, AttributeError)
+_KEPT = 4096
+"""How much of an answer that cannot be used its error carries, in characters."""
 
 
 def chat_request(
@@ -323,33 +364,61 @@ def chat_request(
     return request
 
 
-def reply_of(completion: ChatCompletion, model: str) -> Reply:
-    """A server's completion as a `Reply`. Raises RemoteError for one that was withheld, broken off or empty."""
-    if not completion.choices:
-        raise RemoteError(f"{model} answered without a choice; the server is not OpenAI-compatible.")
-    choice = completion.choices[0]
-    logprobs = choice.logprobs.content if choice.logprobs else None
-    return _reply(model, choice.message.content or "", choice.finish_reason, completion.usage, logprobs)
+def reply_of(completion: Any, model: str) -> Reply:
+    """The reply in a server's completion, as parsed from JSON and not yet checked.
+
+    Raises RemoteError with status 200 for what is no completion, or one that was withheld or broken off.
+    """
+    try:
+        choice = completion["choices"][0]
+        message, logprobs = choice["message"], choice.get("logprobs") or {}
+        text = message.get("content") or message.get("refusal") or ""  # a refusal is a reply; whoever reads it decides
+        return _reply(model, text, choice.get("finish_reason"), completion.get("usage") or {}, logprobs.get("content"))
+    except _NOT_A_COMPLETION as problem:
+        raise _unusable(model, problem, json.dumps(completion, ensure_ascii=False)) from None
 
 
-def _reply(model: str, text: str, finish_reason: str | None, usage: Any, logprobs: Sequence[ChatCompletionTokenLogprob] | None) -> Reply:
+def _reply(model: str, text: Any, finish_reason: Any, usage: Mapping[str, Any], logprobs: Sequence[Any] | None) -> Reply:
+    if not isinstance(text, str):
+        raise TypeError(f"its content is {type(text).__name__}, not text")
     if finish_reason == "content_filter":
-        raise RemoteError(f"{model} withheld its reply (content filter).")
+        raise RemoteError(f"{model} withheld its reply (content filter).", status=200, code="content_filter")
     if finish_reason is None:
-        raise RemoteError(f"{model} broke off its reply after {len(text)} characters; ask again.")
-    details = getattr(usage, "prompt_tokens_details", None)
+        raise RemoteError(f"{model} broke off its reply after {len(text)} characters; ask again.", status=200, body=text[:_KEPT])
     return Reply(
         text,
         "length" if finish_reason == "length" else "stop",
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        cached_tokens=(details.cached_tokens or 0) if details else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
         logprobs=tuple(_token_logprob(token) for token in logprobs) if logprobs is not None else None,
     )
 
 
-def _token_logprob(token: ChatCompletionTokenLogprob) -> TokenLogprob:
-    return TokenLogprob(token.token, token.logprob, tuple((each.token, each.logprob) for each in token.top_logprobs or ()))
+def _unusable(model: str, problem: Exception, received: str) -> RemoteError:
+    found = f"{type(problem).__name__}: {excerpt(str(problem), 100)}"
+    return RemoteError(
+        f"{model} answered with what is no chat completion ({found}); it begins {excerpt(received, 100)!r}. "
+        "Check that the address is that of an OpenAI-compatible server.",
+        status=200,
+        body=received[:_KEPT],
+    )
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    """A number of tokens; 0, which is to say unknown, for what can be none."""
+    value = usage.get(name)
+    return value if type(value) is int and 0 <= value < 1 << 40 else 0
+
+
+def _token_logprob(token: Mapping[str, Any]) -> TokenLogprob:
+    top = tuple((str(each["token"]), _logprob(each["logprob"])) for each in token.get("top_logprobs") or ())
+    return TokenLogprob(str(token["token"]), _logprob(token["logprob"]), top)
+
+
+def _logprob(value: Any) -> float:
+    """A finite number: servers write minus infinity as -inf, null or -9999, and JSON knows only the last."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else -9999.0
 
 
 def _openai_messages(conversation: Conversation) -> list[dict[str, Any]]:

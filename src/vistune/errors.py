@@ -146,13 +146,30 @@ class Locked(VistuneError):
 
 
 class RemoteError(VistuneError):
-    """What a model server answered in place of a reply: its HTTP status, and the seconds it asks to wait, where it gave them."""
+    """What came from a model server in place of a reply.
+
+    Attributes:
+        status: the HTTP status, None where no answer came; 200 for an answer that is no reply.
+        code: the server's own word for the failure, such as `insufficient_quota`.
+        retry_after: the seconds that it asks to wait.
+        reached: False where no connection was made, so that the server cannot have worked, nor billed.
+        body: the beginning of what it sent, where that could not be used.
+    """
 
     exit_code = 24
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        reached: bool = True,
+        body: str = "",
+    ):
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.code, self.retry_after, self.reached, self.body = status, code, retry_after, reached, body
 
 
 def optional_import(module: str, *, extra: str) -> ModuleType:
