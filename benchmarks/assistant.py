@@ -35,7 +35,7 @@ from vistune.eval.benchmarks import BENCHMARKS
 from vistune.eval.benchmarks.scenes_v1 import DIGEST
 from vistune.eval.benchmarks.text_only import side_by_side
 from vistune.eval.results import BenchmarkResult, counting, evaluate
-from vistune.formats import read_llava_json
+from vistune.formats import read_examples
 from vistune.journal import atomic_write
 from vistune.pull import pull
 from vistune.types import Graded, Reply
@@ -82,7 +82,7 @@ def rows_of(suite: str, model: Figures, blind: Figures | None, chance: Figures |
 
 def training_pairs(file: Path) -> Iterator[tuple[str, str]]:
     """(question, answer) for every turn of the training conversations about a picture."""
-    for example in read_llava_json(file, file.parent):
+    for example in read_examples(file, file.parent):
         if not example.conversation.images:
             continue
         question = ""

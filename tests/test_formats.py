@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.errors import DataError, EmptyAnswerError, ImageCountError
-from vistune.formats import example_from_llava, example_to_llava, llava_rows, read_llava_json, write_llava_json
+from vistune.formats import example_from_llava, example_to_llava, read_examples, read_rows, write_examples
 from vistune.types import Conversation, ImagePart, InstructionExample, Message, TextPart
 
 ROOT = Path("/pictures")
@@ -118,13 +118,13 @@ def test_lists_and_lines_are_read_alike(tmp_path: Path, name: str):
     rows = [row("<image>\nWhat?", "A dog.", image="1.png"), row("Hi\u2028there", "Hello.")]
     path = tmp_path / name
     path.write_text(json.dumps(rows) if name.endswith("json") else "\n".join(json.dumps(each, ensure_ascii=False) for each in rows) + "\n")
-    assert [example_to_llava(example, ROOT) for example in read_llava_json(path, ROOT)] == rows
+    assert [example_to_llava(example, ROOT) for example in read_examples(path, ROOT)] == rows
 
 
 def test_a_written_file_is_read_back(tmp_path: Path):
     examples = [read(row("<image>\nWhat?", "A dog.", image="1.png", kind="detail")), read(row("Hi", "Hello."))]
-    write_llava_json(examples, tmp_path / "rows.json", ROOT)
-    assert list(read_llava_json(tmp_path / "rows.json", ROOT)) == examples
+    write_examples(examples, tmp_path / "rows.json", ROOT)
+    assert list(read_examples(tmp_path / "rows.json", ROOT)) == examples
 
 
 @pytest.mark.parametrize(("content", "complaint"), [("{}", "a list of rows"), ("[1,", "is not JSON"), (None, "no data file")])
@@ -133,4 +133,4 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path, content: str 
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=complaint):
-        llava_rows(path)
+        list(read_rows(path))

@@ -196,7 +196,7 @@ def data_check(
 ) -> None:
     """Check every row of an instruction file and every picture in it; exit code 21 if some cannot be used."""
     from vistune.data.validate import check_rows
-    from vistune.formats import example_from_llava, llava_rows
+    from vistune.formats import example_from_row, read_rows
     from vistune.media import open_image
 
     root = images or file.parent
@@ -206,7 +206,9 @@ def data_check(
             open_image(image.source, root=root)
         return 0  # lengths depend on a model's tokenizer; the trainer measures them
 
-    examples, manifest = check_rows(llava_rows(file), lambda number, row: example_from_llava(row, root, row_number=number), pictures_opened)
+    examples, manifest = check_rows(
+        list(read_rows(file)), lambda number, row: example_from_row(row, root, row_number=number), pictures_opened
+    )
     if report is not None:
         manifest.write(report)
     for rejection in manifest.rejected[:shown]:

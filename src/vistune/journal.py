@@ -1,7 +1,9 @@
 """Writing that survives a crash: one file, one folder, or a log that grows.
 
     atomic_write(path, data)          a file is the old one or the new one, never half of either
+    atomic_file(path)                 the same for a file that is written piece by piece in a `with` block
     atomic_folder(path)               the same for a folder that is written by a `with` block
+    commit_folder(finished, path)     the same for a folder that was filled over several sittings
     write_manifest / verify_manifest  sha256 and size of every file in a folder
     Journal(path)                     an append log: one JSON record a line, each with its CRC-32, one writer at a time
 
@@ -32,7 +34,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from vistune.errors import CheckpointError, DataError, Locked, SaveError
 
@@ -60,6 +62,24 @@ def atomic_write(path: Path, data: bytes) -> None:
     Raises:
         SaveError: disk full, read-only, no permission, ...; the old file is untouched.
     """
+    with _replacement(path) as descriptor:
+        _write_all(descriptor, data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file that is written piece by piece: gives it open for writing, and nothing remains if the block fails.
+
+    with atomic_file(out) as file:
+        file.write(...)
+    """
+    with _replacement(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
+        yield file
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[int]:
+    """A descriptor of a new file, which takes the place of `path` when the block ends."""
     path = Path(os.path.realpath(path))
     with _saving(path):
         _remove_leftovers(path)
@@ -67,7 +87,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         try:
             if path.exists():
                 os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
-            _write_all(descriptor, data)
+            yield descriptor
             os.fsync(descriptor)
             os.replace(temporary, path)
         except BaseException:
@@ -111,6 +131,22 @@ def atomic_folder(path: Path, *, existing: Literal["refuse", "replace"] = "refus
     _confirm(path)
     if old is not None:
         _remove(old)  # only now is it certain that nobody needs it
+
+
+def commit_folder(finished: Path, path: Path) -> None:
+    """Gives its name to a folder that was filled over several sittings: durable first, then renamed in one step.
+
+    Raises:
+        SaveError: something stands at `path`, or the system refused; `finished` is as it was.
+    """
+    with _saving(path):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        if os.path.lexists(path):
+            raise SaveError(f"{path} already exists and is not empty; choose another name or remove it.")
+        _fsync_tree(finished)
+        os.rename(finished, path)
+    _confirm(path)
 
 
 def recover_folder(path: Path) -> None:
@@ -329,6 +365,7 @@ class Journal:
         self.torn_bytes = 0
         self._sync_always = sync == "always"
         self._broken = False
+        self._room_until = 0
         self._mutex = threading.Lock()
         with _saving(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -371,20 +408,44 @@ class Journal:
 
     def __iter__(self) -> Iterator[Any]:
         """The records that were there when the iteration began."""
+        return (record for _, record in self.items())
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """(position, record) of the records that were there when the iteration began."""
         end = self._end
         with open(self.path, "rb") as file:
             position = len(file.readline())
             while position < end:
                 line = file.readline()
+                yield position, json.loads(line[9:])
                 position += len(line)
-                yield json.loads(line[9:])
 
-    def append(self, record: Any) -> None:
-        """Adds one JSON value. If it cannot be written, it is not there, and those before it are.
+    def read(self, position: int) -> Any:
+        """The record at a position that `append` or `items` gave, so that a long log need not stay in memory."""
+        with open(self.path, "rb") as file:
+            file.seek(position)
+            return json.loads(file.readline()[9:])
+
+    def make_room(self, size: int) -> None:
+        """Reserves the disk space for `size` more bytes, so that records that fit in cannot fail because the disk is full.
+
+        What was not used is given back when the journal is closed.
+
+        Raises:
+            SaveError: there is no such space.
+        """
+        with self._mutex, _saving(self.path):
+            self._check_usable()
+            if self._end + size > self._room_until:
+                _reserve(self._descriptor, self._end, size)
+                self._room_until = self._end + size
+
+    def append(self, record: Any) -> int:
+        """Adds one JSON value and returns its position. If it cannot be written, it is not there, and those before it are.
 
         Raises:
             DataError: the record is not JSON.
-        SaveError: disk full or similar; after a failed fsync the journal must be opened anew.
+            SaveError: disk full or similar; after a failed fsync the journal must be opened anew.
         """
         try:
             # surrogatepass: half a surrogate pair in a reply must not cost a paid answer; json.loads reads it back.
@@ -394,9 +455,11 @@ class Journal:
                 f"A record for {self.path} is not JSON ({error}); give it strings, finite numbers, lists and dictionaries."
             ) from error
         with self._mutex, _saving(self.path):
+            position = self._end
             self._append(b"%08x %s\n" % (zlib.crc32(text), text))
             if self._sync_always:
                 self._fsync()
+            return position
 
     def sync(self) -> None:
         """Makes all records so far durable."""
@@ -409,6 +472,8 @@ class Journal:
             if self._descriptor >= 0:
                 try:
                     if not self._broken:
+                        if self._room_until > self._end:
+                            os.ftruncate(self._descriptor, self._end)  # to the length it has: that frees the space behind it
                         self._fsync()
                 finally:
                     os.close(self._descriptor)
@@ -427,6 +492,7 @@ class Journal:
         except BaseException:
             try:
                 os.ftruncate(self._descriptor, self._end)  # or the next record would stand behind half of this one
+                self._room_until = 0
             except OSError:
                 self._broken = True
             raise
@@ -445,6 +511,23 @@ class Journal:
         if self._broken or self._descriptor < 0:
             state = "failed to reach the disk earlier" if self._broken else "is closed"
             raise SaveError(f"{self.path} {state}; open it again to go on after its last good record.")
+
+
+def _reserve(descriptor: int, start: int, size: int) -> None:
+    """Allocates disk space behind the end of a file without making it longer; raises OSError where there is none."""
+    if sys.platform == "linux":
+        keep_size = 1
+        function = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+        if function is not None:
+            if function(descriptor, keep_size, ctypes.c_int64(start), ctypes.c_int64(size)) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in (errno.ENOSYS, errno.EOPNOTSUPP):
+                raise OSError(code, os.strerror(code))
+    # Elsewhere it can only be seen whether there is space now; another process may take it.
+    disk = os.fstatvfs(descriptor)
+    if disk.f_bavail * disk.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _record_of(line: bytes) -> bytes | None:

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from vistune.errors import UsageError
-from vistune.formats import read_llava_json
+from vistune.formats import read_examples
 from vistune.scenes import SceneSpec
 from vistune.scenes.write import read_annotated_scenes, write_scenes
 
 
 def test_a_folder_of_scenes_is_read_back_by_the_ordinary_reader(tmp_path: Path):
     folder = write_scenes(tmp_path / "scenes", 5, seed=1)
-    examples = list(read_llava_json(folder / "instruct.json", folder))
+    examples = list(read_examples(folder / "instruct.json", folder))
     assert len(examples) == 5
     for example in examples:
         (image,) = example.conversation.images

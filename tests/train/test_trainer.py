@@ -153,9 +153,9 @@ def test_the_gradient_of_a_cut_batch_equals_that_of_a_single_one_in_fp64(tiny: t
 
 
 def rows_of(config: TrainConfig) -> list[Any]:
-    from vistune.formats import read_llava_json
+    from vistune.formats import read_examples
 
-    return list(read_llava_json(Path(config.data.root) / "rows.json", Path(config.data.root)))
+    return list(read_examples(Path(config.data.root) / "rows.json", Path(config.data.root)))
 
 
 def test_it_learns_a_few_pictures_by_heart_and_draws_how(config: TrainConfig):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from vistune.data.datasets import DataFiles, annotations_from, locate
 from vistune.data.validate import Manifest, check_rows, explain_rejections, held_out, picture_group
 from vistune.errors import DataError
-from vistune.formats import example_from_llava, llava_rows
+from vistune.formats import example_from_row, read_rows
 from vistune.media import open_image
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
@@ -49,8 +49,8 @@ def _next_token(config: TrainConfig, files: DataFiles, model: Llava, processor: 
         return measure_example(example, processor, data.mask)
 
     examples, manifest = check_rows(
-        llava_rows(files.rows),
-        read=lambda number, row: example_from_llava(row, files.images, row_number=number, image_place=data.image_place),
+        list(read_rows(files.rows)),
+        read=lambda number, row: example_from_row(row, files.images, row_number=number, image_place=data.image_place),
         measure=measure,
         settings_digest=_settings_digest(config, files, processor),
         known=Manifest.read(manifest_path),
@@ -70,7 +70,7 @@ def _align(config: TrainConfig, files: DataFiles, model: Llava, processor: Proce
         return measure_picture(picture)
 
     pictures, manifest = check_rows(
-        llava_rows(files.rows),
+        list(read_rows(files.rows)),
         read=read,
         measure=measure,
         settings_digest=_settings_digest(config, files, processor),

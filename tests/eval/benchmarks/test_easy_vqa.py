@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.formats import read_llava_json
+from vistune.formats import read_examples
 
 pytest.importorskip("easy_vqa")
 from vistune.eval.benchmarks import easy_vqa, text_only
@@ -21,7 +21,7 @@ def test_all_test_questions_are_there_with_their_pictures():
 
 
 def test_the_train_split_becomes_llava_json_without_losing_a_question(tmp_path: Path):
-    examples = list(read_llava_json(easy_vqa.write_train(tmp_path), easy_vqa.image_root()))
+    examples = list(read_examples(easy_vqa.write_train(tmp_path), easy_vqa.image_root()))
     assert sum(len(example.conversation.messages) for example in examples) == 2 * 38_575
     assert all(len(example.conversation.images) == 1 for example in examples)
 

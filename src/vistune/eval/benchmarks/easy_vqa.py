@@ -8,7 +8,7 @@ from pathlib import Path
 from vistune.errors import optional_import
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.scoring import exact_match
-from vistune.formats import write_llava_json
+from vistune.formats import write_examples
 from vistune.types import Conversation, ImagePart, InstructionExample, Message, Question, SamplingParams, TextPart
 
 TEST_QUESTIONS = 9_673
@@ -53,7 +53,7 @@ def write_train(folder: Path) -> Path:
                 conversation = conversation.then("user", *picture, _sentence(text)).then("assistant", answer.capitalize() + ".")
             examples.append(InstructionExample(f"easy-vqa-{image}-{start}", conversation, kind="easy-vqa"))
     folder.mkdir(parents=True, exist_ok=True)
-    write_llava_json(examples, folder / "instruct.json", image_root())
+    write_examples(examples, folder / "instruct.json", image_root())
     return folder / "instruct.json"
 
 
