@@ -379,3 +379,33 @@ def test_a_closed_journal_takes_nothing(tmp_path: Path):
     log.close()
     with pytest.raises(SaveError, match="is closed"):
         log.append(1)
+
+
+def test_records_are_read_at_the_positions_that_append_and_items_give(tmp_path: Path):
+    with Journal(tmp_path / "log") as log:
+        positions = [log.append({"n": n, "text": "ä" * n}) for n in range(3)]
+        assert list(log.items()) == [(position, log.read(position)) for position in positions]
+        assert [log.read(position)["n"] for position in reversed(positions)] == [2, 1, 0]
+
+
+def test_room_that_was_made_is_no_part_of_the_file_and_is_given_back(tmp_path: Path):
+    path = tmp_path / "log"
+    with Journal(path) as log:
+        log.append("first")
+        length = path.stat().st_size
+        log.make_room(4 << 20)
+        assert path.stat().st_size == length
+        assert path.stat().st_blocks * 512 >= 4 << 20 or journal.sys.platform != "linux"
+        log.append("second")
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with Journal(path) as log:
+        assert list(log) == ["first", "second"]
+
+
+def test_room_that_does_not_exist_is_refused_before_anything_is_written(tmp_path: Path):
+    with Journal(tmp_path / "log") as log:
+        log.append("first")
+        with pytest.raises(SaveError):
+            log.make_room(1 << 50)
+        log.append("second")
+        assert list(log) == ["first", "second"]

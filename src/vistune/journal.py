@@ -437,6 +437,7 @@ class Journal:
         with self._mutex, _saving(self.path):
             self._check_usable()
             if self._end + size > self._room_until:
+                self._room_until = max(self._room_until, self._end)  # a part may be reserved even if the whole cannot
                 _reserve(self._descriptor, self._end, size)
                 self._room_until = self._end + size
 
@@ -472,7 +473,7 @@ class Journal:
             if self._descriptor >= 0:
                 try:
                     if not self._broken:
-                        if self._room_until > self._end:
+                        if self._room_until:
                             os.ftruncate(self._descriptor, self._end)  # to the length it has: that frees the space behind it
                         self._fsync()
                 finally:
