@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vistune.errors import DataError, ImageError
 from vistune.formats import confined_name
@@ -107,7 +107,7 @@ def numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
     raise Refusal("bad_box", f"{what} is {_shown(value)}, not {count} numbers")
 
 
-def whole(value: Any) -> bool:
+def whole(value: Any) -> TypeGuard[int]:
     """Whether a value is a whole number that a file may use as an id."""
     return type(value) is int and abs(value) < 2**53
 

@@ -14,7 +14,6 @@ Source: https://homes.cs.washington.edu/~ranjay/visualgenome/api.html.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,7 @@ def read_visual_genome(files: Sequence[Path], pictures: Pictures) -> Iterator[Ro
 
 
 def _kind_of(file: Path) -> str:
-    with closing(json_items(file)) as items:
-        first = next(items, ("", None))[1]
+    first = next(json_items(file), ("", None))[1]
     if isinstance(first, Mapping):
         for kind, field in (("regions", "regions"), ("objects", "objects"), ("images", "url")):
             if field in first:
