@@ -104,7 +104,7 @@ def test_a_failed_request_says_why_and_a_later_success_replaces_it(tmp_path: Pat
     replies = BatchReplies([errors_file], model="gpt")
     with pytest.raises(RemoteError, match="bad word") as refused:
         ask(replies, 0)
-    assert refused.value.status == 400
+    assert refused.value.status == 422
     with pytest.raises(RemoteError, match="took too long"):
         ask(replies, 1)
     with pytest.raises(ContextLengthError):
@@ -112,7 +112,9 @@ def test_a_failed_request_says_why_and_a_later_success_replaces_it(tmp_path: Pat
     with pytest.raises(RemoteError, match="no answer"):
         ask(replies, 3)
     later = write_lines(tmp_path / "later.jsonl", [success(requests[0], "After all")])
-    assert ask(BatchReplies([errors_file, later], model="gpt"), 0).text == "After all"
+    both = BatchReplies([errors_file, later], model="gpt")
+    assert ask(both, 0).text == "After all"
+    assert [both.answers(*each) for each in conversations(4)] == [True, False, False, False]
     assert ask(BatchReplies([later, errors_file], model="gpt"), 0).text == "After all"
 
 

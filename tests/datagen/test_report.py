@@ -19,7 +19,12 @@ from vistune.datagen.tally import Rejected, Tally
 from vistune.types import Conversation, ImagePart, InstructionExample
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;</style></main>"
-ABOUT: dict[str, Any] = {"title": "Data", "settings": {"kinds": ["conversation"]}, "figures": {"rows": 3}}
+ABOUT: dict[str, Any] = {
+    "title": "Data",
+    "settings": {"kinds": ["conversation"]},
+    "figures": {"rows": 3},
+    "filters": {"refusal": "an answer that declines"},
+}
 RUN: dict[str, Any] = {
     "vistune": "0",
     "licence": "CC BY 4.0",
@@ -69,7 +74,7 @@ def tally(tmp_path: Path) -> Tally:
 
 
 def test_nothing_in_the_data_becomes_markup(tally: Tally, tmp_path: Path):
-    about = {"title": HOSTILE, "settings": {HOSTILE: HOSTILE}, "figures": {HOSTILE: HOSTILE}}
+    about = {"title": HOSTILE, "settings": {HOSTILE: HOSTILE}, "figures": {HOSTILE: HOSTILE}, "filters": {HOSTILE: HOSTILE}}
     page = Page(report_html(tally, about, image_root=tmp_path))
     assert page.open == []
     assert page.tags["script"] == 0

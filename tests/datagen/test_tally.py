@@ -45,7 +45,9 @@ def test_figures_count_rows_questions_and_rejections_by_reason():
     tally = Tally()
     tally.add(example(1, ("What is it?", "A dog."), ("And behind it?", "A red car.")))
     tally.add(example(2, ("Describe the picture.", "It shows a dog."), kind="detail"))
-    tally.reject(Rejected("3.jpg", "detail", "refusal", "The teacher refuses.", "I cannot see."))
+    tally.reject(
+        Rejected("3.jpg", "detail", "refusal", "The teacher refuses.", "I cannot see.", objections={"refusal": "", "too_short": ""})
+    )
     tally.reject(Rejected("", "", "source_image_missing", "There is no 4.jpg.", row="4"))
     assert tally.figures() == {
         "rows": 2,
@@ -54,6 +56,7 @@ def test_figures_count_rows_questions_and_rejections_by_reason():
         "asked": 3,
         "repaired": 0,
         "rejected": {"refusal": 1, "source_image_missing": 1},
+        "objections": {"refusal": 1, "too_short": 1},
         "reject_rate": 0.3333,
     }
     assert dict(tally.turns) == {2: 1, 1: 1}

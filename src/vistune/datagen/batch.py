@@ -26,7 +26,10 @@ MOST_BYTES = 190_000_000
 """What one file may hold; OpenAI takes 50,000 requests and 200 MB, and counts bytes in its own way."""
 
 _ENDPOINT = "/v1/chat/completions"
-_UNANSWERED = 422  # what no repetition changes; 404 would mean that the whole address is wrong
+NO_BATCH_ANSWER = "no_batch_answer"
+"""The code of the RemoteError for a request that the files do not answer: it says nothing about any other."""
+
+_UNPROCESSABLE = 422  # a status that nobody repeats: reading the file again changes nothing
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,19 @@ class BatchReplies:
         """How many different requests have an answer, be it an error."""
         return len(self._places)
 
+    def answers(self, conversation: Conversation, params: SamplingParams) -> bool:
+        """Whether there is a reply to this request, and not only an error."""
+        place = self._places.get(bytes.fromhex(request_id(chat_request(self.model, conversation, params))))
+        return place is not None and place[2]
+
     async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
         name = request_id(chat_request(self.model, conversation, params))
         place = self._places.get(bytes.fromhex(name))
         if place is None:
             raise RemoteError(
                 f"The batch files have no answer to request {name}. Give all of them, with the options of the run that wrote the requests.",
-                status=_UNANSWERED,
+                status=_UNPROCESSABLE,
+                code=NO_BATCH_ANSWER,
             )
         path, offset, _ = place
         with path.open("rb") as file:
@@ -133,13 +142,14 @@ class BatchReplies:
     def _reply(self, row: dict[str, Any], name: str) -> Reply:
         response = row.get("response") or {}
         status, body = response.get("status_code"), response.get("body")
-        if status != 200:
-            error = (body or {}).get("error") if isinstance(body, dict) else None
-            error = error or row.get("error") or {}
-            code, said = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, str(error))
-            message = f"Request {name} of the batch was not answered: {said or code or 'no reason given'}"
-            raise ContextLengthError(message) if code == "context_length_exceeded" else RemoteError(message, status=status or _UNANSWERED)
-        return reply_of(body, self.model)
+        if status == 200:
+            return reply_of(body, self.model)
+        error = (body.get("error") if isinstance(body, dict) else None) or row.get("error") or {}
+        code, said = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, str(error))
+        message = f"Request {name} of the batch was not answered ({status or 'no status'}): {said or code or 'no reason given'}"
+        if code == "context_length_exceeded":
+            raise ContextLengthError(message)
+        raise RemoteError(message, status=_UNPROCESSABLE, code=NO_BATCH_ANSWER)
 
 
 def _outcome(line: bytes, where: str) -> tuple[bytes, bool]:

@@ -58,7 +58,7 @@ def write_report(path: Path, tally: Tally, about: Mapping[str, Any], *, image_ro
     """Writes the page.
 
     Args:
-        about: the run, as in `run.json`: `title`, `settings` and `figures` are shown.
+        about: what is shown of the run: `title`, `figures` and `settings` by name, and `filters` with what each looks for.
         image_root: folder that the samples' pictures must lie in.
     """
     path.write_text(report_html(tally, about, image_root=image_root), encoding="utf-8")
@@ -97,6 +97,8 @@ at a bar names it.</p></div>
 <div class="samples">{samples or '<p class="note">There are none.</p>'}</div>
 <h2>Rejected</h2>
 {_rejected(tally)}
+<h2>Filters</h2>
+{_filters(tally, about["filters"])}
 <h2>Settings</h2>
 <div class="card"><table>{"".join(_setting(name, value) for name, value in about["settings"].items())}</table></div>
 </main></body>
@@ -114,8 +116,10 @@ def _chart(title: str, drawing: str) -> str:
 
 
 def _setting(name: str, value: Any) -> str:
-    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return f"<tr><td>{escape(name)}</td><td><code>{escape(str(shown))}</code></td></tr>"
+    if isinstance(value, Mapping):
+        value = [f"{key} {str(digest)[:16]}" for key, digest in value.items()]
+    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"<tr><td>{escape(name)}</td><td><code>{escape(shown or '-')}</code></td></tr>"
 
 
 def _sample(example: InstructionExample, image_root: Path) -> str:
@@ -149,6 +153,18 @@ def _rejected(tally: Tally) -> str:
     )
     head = '<thead><tr><th>reason</th><th class="number">count</th><th>the first of them</th></tr></thead>'
     note = '<p class="note">All of them, with the whole reply, are in rejects.jsonl.</p>'
+    return f'<div class="card"><table>{head}<tbody>{rows}</tbody></table></div>{note}'
+
+
+def _filters(tally: Tally, filters: Mapping[str, str]) -> str:
+    rows = "".join(
+        f'<tr><td><code>{escape(name)}</code></td><td class="number">{tally.objections[name]:,}</td><td>{escape(looks_for)}</td></tr>'
+        for name, looks_for in filters.items()
+    )
+    if not rows:
+        return '<p class="note">None was applied.</p>'
+    head = '<thead><tr><th>filter</th><th class="number">objected to</th><th>looks for</th></tr></thead>'
+    note = '<p class="note">A reply may meet several objections; it is counted once above, under the first.</p>'
     return f'<div class="card"><table>{head}<tbody>{rows}</tbody></table></div>{note}'
 
 

@@ -6,6 +6,7 @@ import functools
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ class Rejected:
 
     row: str = ""
     """Where the source has it, for a row that was never asked about."""
+    objections: Mapping[str, str] = field(default_factory=dict)
+    """What each filter that objected said; the first of them is `reason` and `message`."""
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Tally:
     rows: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     rejected_by_kind: Counter[str] = field(default_factory=Counter)
+    objections: Counter[str] = field(default_factory=Counter)
+    """How many replies each filter objected to, alone or beside others."""
     repaired: int = 0
     pairs: int = 0
     turns: Counter[int] = field(default_factory=Counter)
@@ -84,6 +89,7 @@ class Tally:
 
     def reject(self, rejected: Rejected) -> None:
         self.rejected[rejected.reason] += 1
+        self.objections.update(rejected.objections.keys())
         if rejected.kind:
             self.rejected_by_kind[rejected.kind] += 1
         if len(samples := self.rejected_samples[rejected.reason]) < REJECTED_SAMPLES_PER_REASON:
@@ -98,6 +104,7 @@ class Tally:
             "asked": self.asked,
             "repaired": self.repaired,
             "rejected": dict(self.rejected.most_common()),
+            "objections": dict(self.objections.most_common()),
             "reject_rate": round(self.reject_rate, 4),
         }
 
