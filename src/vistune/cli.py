@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
-from vistune.errors import DataError, UnsupportedModel, UsageError
+from vistune.cli_data import data_app
+from vistune.errors import UnsupportedModel, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vistune.engine.engine import Engine
     from vistune.model.llava import Llava
     from vistune.model.processor import Processor
-    from vistune.types import Conversation, InstructionExample
+    from vistune.types import Conversation
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -35,7 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # half the start-up time, and the same text on a terminal, in a pipe and in docs/cli.md
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make and check instruction data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 
@@ -171,65 +171,6 @@ def train(
     from vistune.train.trainer import train as run
 
     typer.echo(run(config, resume=resume, sampler=_sample_answers))
-
-
-@data_app.command("scenes")
-def data_scenes(
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many scenes.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
-    turns: Annotated[int, typer.Option(min=1, help="Questions about each scene.")] = 7,
-) -> None:
-    """Draw annotated scenes: pictures, boxes, captions and instructions that are true by construction."""
-    from vistune.scenes.write import write_scenes
-
-    typer.echo(write_scenes(out, count, seed=seed, turns=turns))
-
-
-@data_app.command("check")
-def data_check(
-    file: Annotated[Path, typer.Argument(help="LLaVA JSON (.json) or JSON Lines (.jsonl).")],
-    images: Annotated[Path | None, typer.Option(help="Folder that the rows' pictures lie in; default: the file's own.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write every rejected row with its reason as JSON.")] = None,
-    shown: Annotated[int, typer.Option(min=0, help="How many rejected rows to print.")] = 10,
-    preview: Annotated[str | None, typer.Option(metavar="MODEL", help="Show what MODEL would learn from the first three rows.")] = None,
-) -> None:
-    """Check every row of an instruction file and every picture in it; exit code 21 if some cannot be used."""
-    from vistune.data.validate import check_rows
-    from vistune.formats import example_from_row, read_rows
-    from vistune.media import open_image
-
-    root = images or file.parent
-
-    def pictures_opened(example: InstructionExample) -> int:
-        for image in example.conversation.images:
-            open_image(image.source, root=root)
-        return 0  # lengths depend on a model's tokenizer; the trainer measures them
-
-    examples, manifest = check_rows(
-        list(read_rows(file)), lambda number, row: example_from_row(row, root, row_number=number), pictures_opened
-    )
-    if report is not None:
-        manifest.write(report)
-    for rejection in manifest.rejected[:shown]:
-        typer.echo(f"row {rejection.row}: {rejection.reason}: {rejection.message}")
-    if preview is not None:
-        _preview(examples[:3], preview)
-    typer.echo(f"{len(manifest.accepted)} rows can be used.")
-    if manifest.rejected:
-        counts = ", ".join(f"{count} {reason}" for reason, count in manifest.reasons.most_common())
-        raise DataError(f"{len(manifest.rejected)} rows of {file} cannot be used: {counts}. Training leaves them out if told to.")
-
-
-def _preview(examples: Sequence[InstructionExample], model: str) -> None:
-    """Rows as the model reads them in training: what is supervised in green, or in ⟦brackets⟧ where there is no colour."""
-    from vistune.checkpoint.folder import load_model
-    from vistune.pull import pull
-
-    _, processor = load_model(pull(model))
-    for example in examples:
-        inputs = processor(example.conversation, train=True, load_pixels=False)
-        typer.echo(f"--- {example.id}: {inputs.num_tokens} tokens\n{processor.masked_preview(inputs, colour=sys.stdout.isatty())}\n")
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------------------

@@ -91,6 +91,14 @@ def image_size(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS, roo
         return _read(source, limits, root).upright_size
 
 
+def image_bytes(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS, root: Path | None = None) -> bytes:
+    """The image file as it is, once its header was found to be in order and within the limits: for copies, never for decoding."""
+    with _named(source):
+        data = _read_bytes(source, limits, root)
+        _checked_header(data, limits)
+        return data
+
+
 def image_digest(image: Image.Image) -> str:
     """SHA-256 of an RGB picture: its pixels, its size and `PIXELS_VERSION`, in hexadecimal.
 
@@ -115,6 +123,10 @@ def _named(source: ImageSource) -> Iterator[None]:
 
 
 def _read(source: ImageSource, limits: ImageLimits, root: Path | None) -> ImageHeader:
+    return _checked_header(_read_bytes(source, limits, root), limits)
+
+
+def _read_bytes(source: ImageSource, limits: ImageLimits, root: Path | None) -> bytes:
     if isinstance(source, Path):
         data = _read_file(source, limits, root)
     elif isinstance(source, str):
@@ -125,6 +137,10 @@ def _read(source: ImageSource, limits: ImageLimits, root: Path | None) -> ImageH
         raise ImageError("empty", "there are no bytes in it; get a complete copy of it")
     if len(data) > limits.file_bytes:
         raise _too_many_bytes(len(data), limits)
+    return data
+
+
+def _checked_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     header = read_header(data)
     _check_size(header.width, header.height, limits)
     return header

@@ -108,7 +108,7 @@ def kept_turns(roles: Sequence[Role], where: str, losses: Losses) -> list[int]:
         if losses == "refuse":
             raise DataError(f"{where}: the first turn is an answer without a question, which would be lost; remove it first.")
         del places[first]
-    talk = [roles[place] for place in places[first:]]
+    talk: list[Role] = [roles[place] for place in places[first:]]
     if not talk:
         raise DataError(f"{where}: the conversation has no turn of a user.")
     for place, role in enumerate(talk):
