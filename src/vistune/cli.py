@@ -142,6 +142,66 @@ def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto", device: 
     typer.echo(f"{right} of {len(items)} answers are right.")
 
 
+# --- making data -----------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def datagen(
+    source: Annotated[str, typer.Argument(help="coco, visual_genome, cc3m, jsonl (your own), or scenes; --list says more.")] = "",
+    annotations: Annotated[list[Path] | None, typer.Argument(help="Its annotation files; scenes without any are drawn.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that the pictures' names begin in; default: the first file's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write; a run that was stopped goes on with the same command.")] = Path("runs/data"),
+    limit: Annotated[int | None, typer.Option("-n", min=1, help="Only the first so many pictures; of scenes, how many to draw.")] = None,
+    kinds: Annotated[str, typer.Option(help="What to ask for, by commas; a folder of prompts is a kind too.")] = "all",
+    teacher: Annotated[str, typer.Option(help="`template` (built in, by grammar, free), or a model's name at the server.")] = "template",
+    server: Annotated[str | None, typer.Option(help="Its address, if neither OpenAI's nor in OPENAI_BASE_URL.")] = None,
+    cap: Annotated[float | None, typer.Option(help="Stop before more than this is spent; needs the prices.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Money per million tokens sent.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Money per million tokens answered.")] = None,
+    rpm: Annotated[float | None, typer.Option(help="Requests per minute, at most.")] = None,
+    tpm: Annotated[float | None, typer.Option(help="Tokens per minute, at most.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, help="How freely the teacher writes.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 1024,
+    filters: Annotated[str, typer.Option(help="Which to apply: all, none, some by commas, or all but some: all,-NAME.")] = "all",
+    to: Annotated[str, typer.Option("--format", help="llava (JSON), messages (Parquet) or sharegpt (JSON).")] = "llava",
+    licence: Annotated[str, typer.Option(help="Of the annotations and pictures, for each row; default: the source's own.")] = "",
+    seed: Annotated[int, typer.Option(help="Another seed makes other rows.")] = 0,
+    show_prompt: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Print exactly what would be sent about it; send nothing.")
+    ] = None,
+    write_batch: Annotated[Path | None, typer.Option(help="Write the requests as an OpenAI batch file; send nothing.")] = None,
+    read_batch: Annotated[list[Path] | None, typer.Option(help="Take the replies from a batch's result files; may be repeated.")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List sources, kinds, filters and formats.")] = False,
+) -> None:
+    """Make instruction data from annotated pictures, by a teacher that sees only the annotations.
+
+    vistune datagen scenes -n 1000 --out runs/data needs no account and no pictures. The key of a server is read from OPENAI_API_KEY.
+    """
+    from vistune.calls import CallLimits, Price
+    from vistune.datagen import command
+    from vistune.datagen.config import DatagenConfig
+
+    if list_all:
+        return typer.echo(command.listing())
+    if not source:
+        raise UsageError("Which source of annotated pictures? vistune datagen --list says what there is.")
+    if (price_in is None) != (price_out is None):
+        raise UsageError("Both prices are needed, --price-in and --price-out, or neither.")
+    price = Price(price_in, price_out) if price_in is not None and price_out is not None else None
+    config = DatagenConfig(
+        source=source, out=out, annotations=tuple(annotations or ()), images=images, licence=licence, kinds=command.chosen_kinds(kinds),
+        teacher=teacher, temperature=temperature, max_new_tokens=max_tokens, filters=command.chosen_filters(filters), format=to, seed=seed,
+        limit=limit, limits=CallLimits(concurrency, rpm, tpm), price=price, cap=cap,
+    )  # fmt: skip
+    if show_prompt is not None:
+        typer.echo(command.prompts(config, show_prompt))
+    elif write_batch is not None:
+        typer.echo(command.write_requests(config, write_batch, answered=read_batch or ()))
+    else:
+        typer.echo(command.run(config, server=server, batch=read_batch or ()))
+
+
 # --- learning -------------------------------------------------------------------------------------------------------------------------
 
 

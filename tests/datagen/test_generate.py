@@ -252,6 +252,10 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path):
     assert result.page["counts"]["rows"] == 6
 
 
+def no_money_after_two(number: int) -> RemoteError | None:
+    return RemoteError("no money", status=402) if number > 1 else None
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -264,7 +268,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path):
 def test_other_settings_are_refused_by_name_whether_begun_or_finished(tmp_path: Path, changes: dict[str, Any], named: str):
     config = config_for(tmp_path)
     with pytest.raises(RemoteError):
-        run_datagen(config, teacher(lambda number: RemoteError("no", status=401)))
+        run_datagen(config, teacher(no_money_after_two))
     with pytest.raises(ResumeMismatch, match=named):
         run_datagen(replace(config, **changes), teacher())
     run_datagen(config, teacher())
@@ -272,10 +276,17 @@ def test_other_settings_are_refused_by_name_whether_begun_or_finished(tmp_path: 
         run_datagen(replace(config, **changes), teacher())
 
 
-def test_changed_annotations_are_other_settings(tmp_path: Path):
+def test_a_run_that_was_never_answered_may_begin_anew_with_other_settings(tmp_path: Path):
     config = config_for(tmp_path)
     with pytest.raises(RemoteError):
         run_datagen(config, teacher(lambda number: RemoteError("no", status=401)))
+    assert len(rows_of(run_datagen(replace(config, temperature=0.1), teacher()).folder)) == 6
+
+
+def test_changed_annotations_are_other_settings(tmp_path: Path):
+    config = config_for(tmp_path)
+    with pytest.raises(RemoteError):
+        run_datagen(config, teacher(no_money_after_two))
     config.annotations[0].write_text(config.annotations[0].read_text().replace("grass", "lawn"))
     with pytest.raises(ResumeMismatch, match="annotations"):
         run_datagen(config, teacher())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from vistune.datagen.sources import SOURCES, source_named
 from vistune.datagen.teacher import kind_named
 from vistune.errors import DataError, ResumeMismatch, SaveError, UsageError
 from vistune.formats import format_named
-from vistune.journal import atomic_write
+from vistune.journal import Journal, atomic_write
 from vistune.types import SamplingParams
 
 FILES = {"llava": "instruct.json", "messages": "messages.parquet", "sharegpt": "sharegpt.json"}
@@ -112,16 +113,19 @@ def fingerprint(config: DatagenConfig) -> dict[str, Any]:
 
 
 def begin(config: DatagenConfig, settings: Mapping[str, Any]) -> Path:
-    """Opens the folder of a run, new or to be gone on with, and returns it.
+    """Opens the folder of a run, new or to be gone on with, and returns it. One without an answer holds nothing to lose and begins anew.
 
     Raises:
-        ResumeMismatch: it was begun with other settings.
+        ResumeMismatch: it was begun with other settings, and was answered.
         SaveError: `config.out` is something else, or nothing can be written there.
     """
     folder = config.unfinished
     if config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):
         raise SaveError(f"{config.out} exists already and is not a run of the data engine; choose another name.")
     begun = _settings_of(folder)
+    if begun is not None and begun != settings and not _is_answered(folder):
+        shutil.rmtree(folder)
+        begun = None
     if begun is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_page(folder, {"settings": settings})
@@ -164,6 +168,14 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {str(digest)[:8]}" for name, digest in value.items()) or "none"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _is_answered(folder: Path) -> bool:
+    """Whether a run has got any answer. Raises Locked while another process is at it."""
+    if not (folder / "calls.log").exists():
+        return False
+    with Journal(folder / "calls.log") as log:
+        return any(record.get("event") == "answer" for record in log)
 
 
 def _settings_of(folder: Path) -> dict[str, Any] | None:

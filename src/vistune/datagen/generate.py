@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from vistune import __version__
 from vistune.calls import Answer, Calls, CallStats
-from vistune.chat_model import ChatModel
+from vistune.chat_model import ChatModel, OpenAIChatModel
 from vistune.datagen.batch import NO_BATCH_ANSWER
 from vistune.datagen.card import dataset_card
 from vistune.datagen.config import FILES, DatagenConfig, begin, check_config, fingerprint, finished, write_page
@@ -174,13 +174,22 @@ def run_datagen(config: DatagenConfig, teacher: ChatModel, *, progress: Progress
         teacher, name=config.teacher, log=folder / "calls.log", limits=config.limits, price=config.price, cap=config.cap
     ) as calls:  # fmt: skip
         run = _Run(config, folder, calls, progress)
-        asyncio.run(run.run())
+        asyncio.run(_closing(teacher, run.run()))
         if not run.tally.total_rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in run.tally.rejected.most_common(5))
             raise DataError(f"Not one usable row came out ({reasons or 'the source is empty'}); see {folder / 'rejects.jsonl'}.")
         page = run.finish(settings)
         commit_folder(folder, config.out)
     return DatagenResult(config.out, config.out / FILES[config.format], page, run.tally)
+
+
+async def _closing(teacher: ChatModel, work: Awaitable[None]) -> None:
+    """Does the work, and then closes the connections that the teacher made: they belong to this event loop."""
+    try:
+        await work
+    finally:
+        if isinstance(teacher, OpenAIChatModel):
+            await teacher.close()
 
 
 class _Run:
