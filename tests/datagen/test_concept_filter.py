@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vistune.__main__ import main
 from vistune.datagen import concept_filter
 from vistune.datagen.concept_filter import ConceptSettings, filter_captions
 from vistune.datagen.concepts import parse_noun_phrases
@@ -146,3 +147,12 @@ def test_what_cannot_be_filtered_is_an_error_and_leaves_nothing(tmp_path: Path):
         ConceptSettings(cap=0)
     with pytest.raises(UsageError, match="unpooled"):
         ConceptSettings(counted="some")  # type: ignore[arg-type]
+
+
+def test_the_command_prints_the_size_of_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = captions_file(tmp_path / "c.tsv")
+    assert main(["data", "concepts", str(path), "--out", str(tmp_path / "out"), "--cap", "20", "--keep-plurals", "--compare"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert " of 600 captions chosen" in printed[0]
+    assert len(printed) == 1 + 1 + 24 + 1
+    assert sum("lower case, without determiner / all" in line for line in printed) == 1

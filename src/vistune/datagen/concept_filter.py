@@ -92,6 +92,26 @@ class ConceptReport:
     compared: tuple[ConceptSize, ...] = ()
     """The same for every combination of the open settings, where that was asked for."""
 
+    def as_text(self) -> str:
+        """A sentence, and a table of the combinations if they were compared."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.rejected.items()))
+        lines = [
+            f"{self.chosen.captions:,} of {self.captions:,} captions chosen, by {self.chosen.frequent_phrases:,} frequent phrases of "
+            f"{self.chosen.phrases:,}" + (f"; rejected: {left_out}." if left_out else ".")
+        ]
+        if self.compared:
+            lines.append(f"{'captions':>10} {'frequent':>10} {'phrases':>10}  a phrase is / counted are")
+        for size in self.compared:
+            settings = size.settings
+            steps = {
+                "lower case": settings.lower_case,
+                "without determiner": settings.strip_determiners,
+                "in the singular": settings.lemmatise,
+            }
+            taken = ", ".join(name for name, step in steps.items() if step) or "as written"
+            lines.append(f"{size.captions:>10,} {size.frequent_phrases:>10,} {size.phrases:>10,}  {taken} / {settings.counted}")
+        return "\n".join(lines)
+
 
 def filter_captions(
     path: Path,

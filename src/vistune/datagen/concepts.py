@@ -108,10 +108,15 @@ _LETTERS = (
 _PHRASE = re.compile(r"D{0,4}(?:R{0,3}A(?:K?R{0,3}A){0,8})?N+")
 
 
+_CORRECTED = frozenset({"VB", "VBP", "VBG", "VBN", "VBD", "JJ", "NNS"})
+
+
 def _tags(words: list[str]) -> list[str]:
     """The part of speech of each word: the usual one, corrected where its neighbours show that captions use it otherwise."""
     tags = [_usual_tag(word) for word in words]
     for place, tag in enumerate(tags):
+        if tag not in _CORRECTED:
+            continue
         before = tags[place - 1] if place else ""
         after = tags[place + 1] if place + 1 < len(tags) else ""
         describes = before in _DETERMINERS or before.startswith("JJ")

@@ -7,6 +7,7 @@ is an error.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ REASONS: Mapping[str, str] = {
 
 MAX_TEXT = 2000
 """Longest caption or label, in characters."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def clean_text(text: Any, what: str) -> str:
     text = text.strip()
     if len(text) > MAX_TEXT:
         raise Refusal("too_long", f"the {what} has {len(text):,} characters, at most {MAX_TEXT:,} are allowed")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise Refusal("bad_text", f"the {what} {text[:40]!a} holds half of a surrogate pair")
-    if not any(character.isalnum() for character in text):
+    if not _LETTER_OR_DIGIT.search(text):
         raise Refusal("empty_caption", f"the {what} {text[:40]!r} says nothing")
     return text
 
