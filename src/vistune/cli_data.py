@@ -276,7 +276,11 @@ def data_concepts(
     from vistune.datagen.concept_filter import ConceptSettings, filter_captions
 
     settings = ConceptSettings(min_frequency, cap, not keep_case, not keep_determiners, not keep_plurals, counted, seed)
-    typer.echo(filter_captions(file, out, settings, compare=compare, workers=workers).as_text())
+    with typer.progressbar(length=1000, label=str(file), file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        report = filter_captions(
+            file, out, settings, compare=compare, workers=workers, progress=lambda part: bar.update(int(1000 * part) - bar.pos)
+        )
+    typer.echo(report.as_text())
     typer.echo(out)
 
 

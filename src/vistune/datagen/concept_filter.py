@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -226,7 +227,8 @@ def _parts_in_order(path: Path, variants: list[ConceptSettings], workers: int) -
             yield end, _read_part(path, start, end, variants)
         return
     under_way: deque[tuple[int, Future[_Part]]] = deque()
-    with ProcessPoolExecutor(workers) as pool:
+    # Ctrl-C reaches every process of a terminal; only this one says so.
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             for start, end in spans:
                 under_way.append((end, pool.submit(_read_part, path, start, end, variants)))
