@@ -245,7 +245,7 @@ class Calls:
         """One request: let through and reserved, logged, sent, and accounted for whatever comes of it."""
         async with self._gate.passage(order.tokens, lambda: self._reserve(order)) as passage:
             billed: Literal["no", "maybe", "yes"] = "no"
-            why, body = "cancelled", ""
+            why, body = "it was cancelled", ""
             try:
                 sent = {"event": "sent", "key": order.key, "try": tries, "worst": order.worst}
                 await self._log.write(sent, room=sum(each.room for each in self._reserved.values()))
@@ -269,6 +269,7 @@ class Calls:
                     self._count_unanswered(order, tries, billed, why, body)
             passage.answered(reply.prompt_tokens + reply.completion_tokens)
             self.stats.spent += cost
+        # Nobody else had a turn since the reservation ended: the log takes records in order, so what others reserve comes after this one.
         await self._log.write({"event": "answer", "key": order.key, "try": tries, "cost": cost, "reply": dataclasses.asdict(reply)})
         self.stats.answered += 1
         self.stats.input_tokens += reply.prompt_tokens

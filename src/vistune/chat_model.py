@@ -19,7 +19,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from vistune.errors import ContextLengthError, ImageError, RemoteError, UsageError
+from vistune.errors import ContextLengthError, ImageError, RemoteError, UsageError, VistuneError
 from vistune.http_client import MAX_BODY, bounded_client, excerpt, retry_after, usable_key
 from vistune.types import Conversation, Delta, FinishReason, ImagePart, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
@@ -258,8 +258,10 @@ class OpenAIChatModel:
             # The client builds its records unchecked, so the body is read here.
             response = await self._client.chat.completions.with_raw_response.create(**request)
         except openai.OpenAIError as error:
-            raise self._explained(error) from None  # the cause quotes the server, which may quote the key
-        return self._read(response.content)
+            failure = self._explained(error)
+        else:
+            return self._read(self._key.hidden_in_bytes(response.content))
+        raise failure  # not from the client's error, nor in its context: that quotes the server, which may quote the key
 
     async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
         import openai
@@ -268,6 +270,7 @@ class OpenAIChatModel:
         pieces: list[str] = []
         length, finish_reason, usage = 0, None, None
         logprobs: list[Any] = []
+        failure: VistuneError | None = None
         try:
             chunks = await self._client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
             async with chunks:  # leaving it, also by aclose(), closes the connection, which is how a server learns of a cancellation
@@ -285,10 +288,13 @@ class OpenAIChatModel:
                             yield Delta(choice.delta.content)
             reply = _reply(self.model, "".join(pieces), finish_reason, usage.model_dump() if usage else {}, logprobs or None)
         except openai.OpenAIError as error:
-            raise self._explained(error) from None
+            failure = self._explained(error)
         except _NOT_A_COMPLETION as error:
-            raise _unusable(self.model, error, self._key.hidden_in("".join(pieces))) from None
-        yield Delta("", reply)
+            failure = _unusable(self.model, error, self._key.hidden_in("".join(pieces)))
+        else:
+            yield Delta("", reply)
+        if failure is not None:
+            raise failure
 
     async def close(self) -> None:
         await self._client.close()
@@ -305,9 +311,9 @@ class OpenAIChatModel:
         try:
             if len(body) > MAX_BODY:
                 raise ValueError(f"it is longer than {MAX_BODY:,} bytes")
-            completion = json.loads(self._key.hidden_in(body.decode("utf-8")))
+            completion = json.loads(body.decode("utf-8"))
         except (ValueError, RecursionError) as problem:
-            raise _unusable(self.model, problem, self._key.hidden_in(body.decode("utf-8", "replace"))) from None
+            raise _unusable(self.model, problem, body.decode("utf-8", "replace")) from None
         return reply_of(completion, self.model)
 
     def _explained(self, error: openai.OpenAIError) -> RemoteError | ContextLengthError:

@@ -36,6 +36,10 @@ class Secret:
         """The text with `***` wherever the secret stands in it."""
         return text.replace(self._value, "***") if self._value else text
 
+    def hidden_in_bytes(self, content: bytes) -> bytes:
+        """The same for text that may not be text."""
+        return content.replace(self._value.encode(), b"***") if self._value else content
+
 
 def usable_key(key: str) -> Secret:
     """The key without the newline that files end in. What no header can carry is refused here: the HTTP client's error would show it."""
