@@ -52,7 +52,7 @@ def test_ten_thousand_datasets_survive_every_way_around_as_files(tmp_path_factor
     folder = tmp_path_factory.mktemp("datasets")
 
     @given(st.lists(examples(), max_size=3), st.permutations(("a.json", "b.parquet", "c.jsonl")))
-    @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
     def survive(dataset: list[InstructionExample], files: list[str]):
         current = dataset
         for name in files:
@@ -65,7 +65,7 @@ def test_ten_thousand_datasets_survive_every_way_around_as_files(tmp_path_factor
 
 
 @given(st.lists(examples(), max_size=3))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize(
     ("file", "name"), [("a.json", "llava"), ("a.jsonl", "sharegpt"), ("b.json", "messages"), ("a.parquet", "messages")]
 )
