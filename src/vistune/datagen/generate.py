@@ -234,16 +234,16 @@ class _Run:
         if isinstance(item, RejectedRow):
             return Outcome(None, reason=f"source_{item.reason}", message=item.message)
         asked = teacher_conversation(item.kind, item.annotations)
-        answered_before, repaired = self._answered, False
+        answered_before, repaired, said = self._answered, False, ""
         try:
             answer = await self._calls.ask(asked, self._config.params)
             parsed = self._parse(item, answer)
             if self._config.repair and isinstance(parsed, Rejection) and is_repairable(parsed):
-                repaired = True
-                answer = await self._calls.ask(repair_request(asked, answer.reply.text, parsed.message), self._config.params)
+                repaired, said = True, answer.reply.text
+                answer = await self._calls.ask(repair_request(asked, said, parsed.message), self._config.params)
                 parsed = self._parse(item, answer)
         except (RemoteError, ContextLengthError) as error:
-            return self._unanswered(error, answered_before)
+            return self._unanswered(error, answered_before, said)
         self._answered += not answer.cached
         self._unusable = 0
         if isinstance(parsed, Rejection):
@@ -256,7 +256,7 @@ class _Run:
     def _seed(self, item: Item) -> str:
         return f"{self._config.seed}/{item.annotations.image}/{item.kind.name}"
 
-    def _unanswered(self, error: RemoteError | ContextLengthError, answered_before: int) -> Outcome:
+    def _unanswered(self, error: RemoteError | ContextLengthError, answered_before: int, said: str) -> Outcome:
         """A request that failed by itself is a rejected row. A failure that other requests would meet too stops the run."""
         if isinstance(error, RemoteError) and error.code != NO_BATCH_ANSWER:
             decision = verdict(error)
@@ -267,7 +267,7 @@ class _Run:
                 raise RemoteError(
                     f"{self._unusable} requests in a row came to nothing, so the run has stopped. The last: {error}"
                 ) from error
-        return Outcome(None, getattr(error, "body", ""), "teacher_error", str(error))
+        return Outcome(None, said or getattr(error, "body", ""), "teacher_error", str(error))
 
     def _settle(self, item: Item | RejectedRow, outcome: Outcome) -> InstructionExample | Rejected:
         """The row of an item, or why there is none. Called in the order of the source, which decides which of two duplicates stays."""
