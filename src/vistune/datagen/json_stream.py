@@ -4,8 +4,8 @@
     text_lines   JSON Lines and TSV: every line, cut off from memory where it does not end
 
 The C decoder of the standard library reads an element of a list from the middle of a text and says where it ended, which is all that a
-stream needs. Measured beside ijson 3.6 (C back end) on COCO instances it takes two thirds of the time, and it needs one pass for all of a
-file's lists where ijson needs one for each; and a file of 100,000 open brackets is refused at once, where ijson takes minutes.
+stream needs. Measured on COCO instances it takes half the time of ijson 3.6 (C back end), which needs one pass for each list of a file;
+and 100,000 open brackets are refused at once, where ijson's time grows with their square (half a second for 20,000).
 """
 
 from __future__ import annotations
