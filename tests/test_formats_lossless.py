@@ -48,8 +48,9 @@ def test_a_record_survives_all_three_formats_in_any_order(order: list[str], exam
 
 
 @pytest.mark.nightly
-def test_ten_thousand_datasets_survive_every_way_around_as_files(tmp_path_factory: pytest.TempPathFactory):
+def test_ten_thousand_datasets_survive_every_way_around_as_files(tmp_path_factory: pytest.TempPathFactory, monkeypatch):
     folder = tmp_path_factory.mktemp("datasets")
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # 30,000 waits for the disk would say nothing about formats
 
     @given(st.lists(examples(), max_size=3), st.permutations(("a.json", "b.parquet", "c.jsonl")))
     @settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
