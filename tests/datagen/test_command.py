@@ -11,6 +11,7 @@ from tests.datagen.runs import config_for, good_reply, rejects_of, rows_of, writ
 
 from vistune.__main__ import main
 from vistune.datagen.command import chosen, teacher_named
+from vistune.datagen.tally import SAMPLES
 from vistune.errors import UsageError
 
 
@@ -49,8 +50,9 @@ def test_a_teacher_and_a_server_that_do_not_go_together_are_refused(name: str, o
         teacher_named(name, **{"server": None, **options})
 
 
-def test_scenes_become_data_with_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    out = tmp_path / "out"
+def test_scenes_become_data_with_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
     assert main(["datagen", "scenes", "-n", "4", "--out", str(out)]) == 0
     printed, said = capsys.readouterr()
     rows = rows_of(out)
@@ -60,6 +62,7 @@ def test_scenes_become_data_with_one_command(tmp_path: Path, capsys: pytest.Capt
     assert said == ""
     assert {row["kind"] for row in rows} >= {"conversation", "detail"}
     assert all((out / row["image"]).is_file() for row in rows)
+    assert (out / "report.html").read_text(encoding="utf-8").count('src="data:image/jpeg') == min(len(rows), SAMPLES)
     assert main(["datagen", "scenes", "-n", "4", "--out", str(out)]) == 0
     assert "complete already" in capsys.readouterr().out
 

@@ -28,6 +28,7 @@ def example(number: int, *turns: tuple[str, str], kind: str = "conversation") ->
         ("Is there a cat on the sofa?", ("be", "cat")),
         ("Which vehicle uses the bike lane?", ("use", "lane")),
         ("Where does the man wait for the traffic light?", ("wait", "light")),
+        ("Please tell me what is shown in this picture.", ("tell", "picture")),
         ("Hm?", None),
         ("", None),
     ],
@@ -36,7 +37,10 @@ def test_a_question_is_about_its_first_full_verb_and_the_noun_after_it(question:
     assert verb_and_noun(question) == pair
 
 
-@pytest.mark.parametrize(("verb", "base"), [("running", "run"), ("riding", "ride"), ("makes", "make"), ("stopped", "stop"), ("see", "see")])
+@pytest.mark.parametrize(
+    ("verb", "base"),
+    [("running", "run"), ("riding", "ride"), ("makes", "make"), ("stopped", "stop"), ("catches", "catch"), ("seen", "see"), ("see", "see")],
+)
 def test_verbs_are_counted_in_one_form(verb: str, base: str):
     assert base_form(verb) == base
 

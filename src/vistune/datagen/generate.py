@@ -204,8 +204,8 @@ class _Run:
         self._drawn = _draw_scenes(config, folder / "scenes") if config.draws_scenes else None
         self._seconds_drawing = time.monotonic() - self._began
         # Where pictures are, and where the names of pictures in the rows begin: those of drawn scenes in the output folder itself.
-        self._images = self._drawn or config.images or config.annotations[0].parent
-        self._image_root = folder if self._drawn else self._images
+        self._images = (self._drawn or config.images or config.annotations[0].parent).absolute()
+        self._image_root = folder.absolute() if self._drawn else self._images
         self._answered = self._unusable = 0  # replies bought in this sitting, and failures since the last of them
         self._last_picture = ("", "")
 

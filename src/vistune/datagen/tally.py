@@ -18,6 +18,12 @@ REJECTED_SAMPLES_PER_REASON = 3
 _AUXILIARIES = frozenset(
     re.findall(r"\w+", "am is are was were be been being do does did have has had can could may might must shall should will would")
 )
+_NO_VERBS = frozenset({"please", "let", "left"})  # as questions use them
+_IRREGULAR = {
+    "ate": "eat", "caught": "catch", "drawn": "draw", "eaten": "eat", "found": "find", "gave": "give", "given": "give", "held": "hold",
+    "kept": "keep", "made": "make", "sat": "sit", "saw": "see", "seen": "see", "shown": "show", "stood": "stand",
+    "taken": "take", "thought": "think", "told": "tell", "took": "take", "used": "use", "wore": "wear", "worn": "wear",
+}  # fmt: skip
 _NOUN_TAGS = ("NN", "NNS", "NNP", "NNPS")
 
 
@@ -127,7 +133,7 @@ def verb_and_noun(question: str) -> tuple[str, str] | None:
     "What is the man in the red shirt holding?" → ("hold", "shirt"); "Is there a cat?" → ("be", "cat"). None where there is no noun.
     """
     tagged = tagged_words(question)
-    verbs = [(place, word.lower()) for place, (word, tag) in enumerate(tagged) if tag.startswith("VB")]
+    verbs = [(place, word.lower()) for place, (word, tag) in enumerate(tagged) if tag.startswith("VB") and word.lower() not in _NO_VERBS]
     place, verb = next(((place, word) for place, word in verbs if word not in _AUXILIARIES), verbs[0] if verbs else (0, "be"))
     nouns = [(at, lemma(word, tag).lower()) for at, (word, tag) in enumerate(tagged) if tag in _NOUN_TAGS and at != place]
     if not nouns:
@@ -140,15 +146,14 @@ def verb_and_noun(question: str) -> tuple[str, str] | None:
 
 @functools.lru_cache(maxsize=65_536)
 def base_form(verb: str) -> str:
-    """A verb without its ending ("holding" → "hold", "makes" → "make"), as far as regular endings go."""
-    for ending in ("ing", "ed", "es", "s"):
-        if verb.endswith(ending) and len(verb) - len(ending) >= 2:
-            stem = verb.removesuffix(ending)
-            candidates = [f"{stem}e", stem, stem[:-1]] if ending != "s" else [stem]
-            if found := next((each for each in candidates if len(each) > 1 and _is_verb(each)), None):
-                return found
-    return verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb  # the lexicon knows "use" as a noun
-
-
-def _is_verb(word: str) -> bool:
-    return tagged_words(word)[0][1] in ("VB", "VBP")
+    """A verb without its ending ("holding" → "hold", "makes" → "make"), as far as a lexicon of usual tags can tell."""
+    if verb in _IRREGULAR:
+        return _IRREGULAR[verb]
+    if verb.endswith("s") and not verb.endswith("ss"):
+        return verb[:-2] if verb.endswith(("shes", "ches", "sses", "xes", "oes")) else verb[:-1]
+    for ending in ("ing", "ed"):
+        stem = verb.removesuffix(ending)
+        if stem != verb and len(stem) >= 2:
+            candidates = (f"{stem}e", stem, stem[:-1])
+            return next((each for each in candidates if tagged_words(each)[0][1] in ("VB", "VBP")), verb)
+    return verb
