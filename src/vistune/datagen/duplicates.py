@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHINGLE_WORDS = 5
-BANDS = 16
-ROWS = 3
-"""16 bands of 3: a pair that overlaps by 0.7 is compared with a chance of 0.998, one of 0.3 with 0.35."""
+BANDS = 20
+ROWS = 2
+"""20 bands of 2: a pair that overlaps by 0.5 is compared with a chance of 0.997, one of 0.05 with 0.05."""
 MAX_FILED = 64
 """Rows that are compared in one band, the latest: thousands of rows may share a run of words that a teacher is fond of."""
 MAX_WORDS = 4000
@@ -63,7 +63,7 @@ class Deduplicator:
         capacity: how many kept rows are remembered, at about 5 kB each (measured on rows of 100 words).
     """
 
-    def __init__(self, *, near: float = 0.7, long_words: int = 40, capacity: int = 200_000):
+    def __init__(self, *, near: float = 0.5, long_words: int = 40, capacity: int = 200_000):
         self._near, self._long_words, self._capacity = near, long_words, capacity
         self._kept_ever = 0
         self._rows: dict[int, _Row] = {}

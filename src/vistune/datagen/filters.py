@@ -74,7 +74,7 @@ class LengthLimits:
 LENGTH_LIMITS: Mapping[Shape, LengthLimits] = {
     "dialogue": LengthLimits(question=(2, 60), answer=(1, 250), turns=16),
     "description": LengthLimits(question=(2, 60), answer=(12, 500)),
-    "pair": LengthLimits(question=(3, 80), answer=(12, 500)),
+    "pair": LengthLimits(question=(3, 80), answer=(1, 500)),
 }
 
 
@@ -107,7 +107,7 @@ class DuplicateFilter:
     Ask with `check` in the order of the rows, and `keep` each candidate that no filter dropped.
     """
 
-    def __init__(self, names: Iterable[str] | None = None, *, near: float = 0.7, capacity: int = 200_000):
+    def __init__(self, names: Iterable[str] | None = None, *, near: float = 0.5, capacity: int = 200_000):
         self._names = tuple(DUPLICATE_FILTERS if names is None else names)
         if stranger := next((name for name in self._names if name not in DUPLICATE_FILTERS), None):
             raise UnknownName("filter of duplicates", stranger, known=DUPLICATE_FILTERS)
@@ -135,14 +135,19 @@ def _trained_on(candidate: Candidate) -> str:
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]+(?:['’-][^\W_]+)*"
 )
+# At the beginning of a line or sentence: "Next question: where is it?" is a way to ask.
 _TURN_INSIDE = re.compile(
-    r"(?:^|[\s*_(])(?:question|answer|user|human|assistant|person)\s?\d{0,3}\s?(?:\*\*)?[:：]|(?:^|\s)(?:Q|A)\d{0,2}[:：]\s",
+    r"(?:^|[.!?…)\]\"'“”]\s{1,3}|[*_(])[*_(]{0,3}(?:question|answer|user|human|assistant|person)\s?\d{0,3}\s?(?:\*\*)?[:：]"
+    r"|(?:^|[.!?]\s{1,3})(?:Q|A)\d{0,2}[:：]\s",
     re.IGNORECASE | re.MULTILINE,
 )
 _ASKED_BACK = re.compile(r"[^.!?。！？]*[?？]\W*")
-_YES_NO = re.compile(
-    r"^\W*(?:(?:so|and|but|then|also|well|ok|okay)\W+)?(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should|may"
-    r"|might|must|am)(?:n['’]t)?\b|\b(?:true or false|yes or no)\b|,\s*(?:is|are|do|does|did)(?:n['’]t)? (?:it|they|he|she|there)\W*$",
+_ASKS_WHAT = re.compile(r"\b(?:what|which|who|whose|where|how)\b", re.IGNORECASE)
+# Questions that must name what they ask about: to be confirmed, to be chosen from, supposed.
+_MAY_NAME_ANSWER = re.compile(
+    r"(?:^|[:,.?!]\s{0,3})\W*(?:(?:so|and|but|then|also|well|ok|okay)\W{1,3})?(?:is|are|was|were|do|does|did|can|could|has|have|had"
+    r"|will|would|should"
+    r"|may|might|must|am)(?:n['’]t)?\b|\b(?:whether|if|check|true|false|yes|no|would|letter|or|than|between|either|versus|vs)\b",
     re.IGNORECASE,
 )
 _TAG_QUESTION = re.compile(
@@ -150,15 +155,15 @@ _TAG_QUESTION = re.compile(
     r"|,\s*(?:right|correct|no)\s*\?\W*$",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"\b(?:or|than|between|either|versus|vs)\b", re.IGNORECASE)
 # Names of colours that are names of things: "What color is the orange? — Orange." gives nothing away.
 _COLOURED_THINGS = frozenset(
     {"orange", "peach", "plum", "rose", "violet", "lime", "olive", "salmon", "lavender", "gold", "silver", "cherry", "chocolate"}
 )
+_ASKS_COLOUR = re.compile(r"\bcolou?r", re.IGNORECASE)
 _EMPTY_WORD_LIST = """
     a an the this that these those it its they them their there here he she him her his is are was were be been being am do does did has
     have had of in on at to by for from with and or as up out into onto over under so very what which who whom whose where when why how many
-    much color colour kind type sort object thing things picture image photo scene shown visible seen see can you i we one some any not
+    much color colour kind type sort object thing things picture image photo scene shown visible seen see can you i we some any not
     no yes also located called named
 """
 _EMPTY_WORDS = frozenset(_EMPTY_WORD_LIST.split())
@@ -176,8 +181,8 @@ def _not_alternating(candidate: Candidate) -> str | None:
     if not candidate.turns:
         return "it has no turns"
     for number, (question, answer) in enumerate(candidate.turns, 1):
-        if not question.strip() or not answer.strip():
-            return f"turn {number} has an empty {'question' if not question.strip() else 'answer'}"
+        if not (_words(question) and _words(answer)):
+            return f"the {'answer' if _words(question) else 'question'} of turn {number} has no words"
         for part, text in (("question", question), ("answer", answer)):
             if match := _TURN_INSIDE.search(text) or ROLE_MARKER.search(text):
                 return f"the {part} of turn {number} holds another turn ({match.group().strip()!r})"
@@ -259,10 +264,10 @@ def _gives_away(candidate: Candidate) -> str | None:
         for caption in captions:
             if len(caption) >= _COPIED_WORDS and len(asked & caption) >= _COPIED_SHARE * len(caption):
                 return f"the question tells what a caption tells: {question[:80]!r}"
-        if _YES_NO.search(question) or _CHOICE.search(question):
-            continue  # naming what it asks about is what such a question does
+        if _MAY_NAME_ANSWER.search(question) or not _ASKS_WHAT.search(question):
+            continue
         told = _content(answer)
-        if told and told <= asked and not (told & _COLOURED_THINGS):
+        if told and told <= asked and not (told & _COLOURED_THINGS and _ASKS_COLOUR.search(question)):
             return f"every word of the answer is in the question: {question[:60]!r} {answer[:40]!r}"
     return None
 

@@ -43,8 +43,9 @@ _SUPPOSITION = re.compile(
     r"|general\w*|common\w*|sometimes|example|e\.g|imagine|consider|ensur\w+|recommend\w*|advis\w+|need\w*|want\w*|help\w*|purpose"
     r"|used (?:to|for|as|by)|uses?|known for|in case|designed|made (?:from|for|to)|symboli\w+|associat\w+"
     r"|tradition\w*|histor\w+|originat\w+|invented|expect\w*|plan\w*|prepar\w+|waiting (?:for|to)|hop(?:e|es|ing)|intend\w*|about to"
-    r"|going to|try\w*|tries|look(?:s|ing)? for|ready (?:to|for)|important|remember|avoid\w*|can(?! (?:be seen|see\b|be spotted"
-    r"|be found|also be seen)))\b",
+    r"|going to|try\w*|tries|look(?:s|ing)? for|ready (?:to|for)|important|remember|avoid\w*"
+    r"|(?<!trash )(?<!garbage )(?<!soda )(?<!watering )(?<!a )can(?! (?:also |clearly |just )?(?:be (?:seen|spotted|found)"
+    r"|see\b|spot\b|make out)))\b",
     re.IGNORECASE,
 )
 _SPEAKS_OF_PICTURE = re.compile(
@@ -57,9 +58,16 @@ _SPEAKS_OF_PICTURE = re.compile(
 _KNOWLEDGE_QUESTION = re.compile(
     r"^\W*(?:why|how (?!many|much|is the \w+ (?:dressed|positioned|sitting)|are the \w+ (?:dressed|arranged|positioned)|old|tall|big)"
     r"|explain|tell me (?:more )?about|in what ways?|for what|under what"
-    r"|(?:what|which|where|who)\b[^?]{0,40}\b(?:might|could|would|should|can|may|need|purpose|histor\w+|benefits?|function|significance"
+    r"|(?:what|which|where|who)\b[^?]{0,40}\b(?:might|could|would|should|can(?! (?:you|be|we|i) )|may|need|purpose|histor\w+|benefits?"
+    r"|function|significance"
     r"|origin\w*|invented|made of|made from|used for|known|usually|typically|often|generally|tips?|advice|precautions?|challenges?"
     r"|factors?|reasons?|safety|rules?|skills?|eat|mean|symboli\w+|role|important|advantages?|risks?|safe))",
+    re.IGNORECASE,
+)
+# "What do people get from sheep?" points at nothing in the picture; "What do they eat?" does.
+_GENERIC_QUESTION = re.compile(r"^\W*(?:what|where|which|when|who)\b[^?]{0,30}\b(?:do|does|did)\b(?! you\b)", re.IGNORECASE)
+_POINTS_AT_PICTURE = re.compile(
+    r"\b(?:the|this|that|these|those|there|here|it|its|he|him|his|she|her|they|them|their|you|image|picture|photo|scene|shown|visible)\b",
     re.IGNORECASE,
 )
 _ASKS_WHETHER = re.compile(
@@ -68,9 +76,11 @@ _ASKS_WHETHER = re.compile(
     re.IGNORECASE,
 )
 _YES_NO = re.compile(r"^\W*(?:is|are|was|were|do|does|did|can|could|has|have|will|would|should)\b", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"^\W*(?:yes|no)\b\W*", re.IGNORECASE)
 _YES = re.compile(r"^\W*(?:yes|yeah|yep|indeed|correct|sure)\b", re.IGNORECASE)
 _NO = re.compile(r"^\W*(?:no|none|nope|nothing|nobody)\b\W*|\bthere (?:is|are) no\b", re.IGNORECASE)
 _NOUNS = frozenset({"NN", "NNS", "NNP", "NNPS"})
+_ARTICLES = frozenset({"a", "an"})
 # Said of somebody in general as often as of somebody in the picture.
 _GENERIC = frozenset({"person", "human being"})
 
@@ -111,7 +121,8 @@ def unsupported_things(annotations: ImageAnnotations, turns: tuple[tuple[str, st
     support = _support(annotations.captions, tuple(box.label for box in annotations.boxes))
     found: dict[str, None] = {}
     for question, answer in turns:
-        knowledge = reasoning or _KNOWLEDGE_QUESTION.match(question) is not None
+        generic = _GENERIC_QUESTION.match(question) is not None and not _POINTS_AT_PICTURE.search(question)
+        knowledge = reasoning or generic or _KNOWLEDGE_QUESTION.match(question) is not None
         claims = list(_claims(answer, must_speak_of_picture=knowledge))
         if _ASKS_WHETHER.match(question) and _YES.match(answer):
             claims.append(question)
@@ -125,7 +136,7 @@ def unsupported_things(annotations: ImageAnnotations, turns: tuple[tuple[str, st
 def _claims(answer: str, *, must_speak_of_picture: bool) -> Iterator[str]:
     """The parts of an answer that say what is in the picture."""
     for sentence in _SENTENCE.split(answer):
-        sentence = re.sub(r"^\W*(?:yes|no)\b\W*,?", "", sentence, flags=re.IGNORECASE)
+        sentence = _YES_OR_NO.sub("", " ".join(sentence.split()))
         if must_speak_of_picture and not _SPEAKS_OF_PICTURE.search(sentence):
             continue
         denied = False
@@ -151,7 +162,7 @@ def _unsupported(text: str, support: _Support, *, only_definite: bool) -> Iterat
         if not length:
             place += 1
             continue
-        name = tuple(lemmas[place : place + length])
+        name = _name(lexicon, lemmas, tagged, place, length)
         before = lemmas[max(0, place - 3) : place]
         if (not only_definite or {"the", "this", "these", "those"} & set(before)) and not _is_supported(lexicon, name, support):
             yield " ".join(name)
@@ -159,11 +170,22 @@ def _unsupported(text: str, support: _Support, *, only_definite: bool) -> Iterat
 
 
 def _names_thing(lexicon: _Lexicon, lemmas: list[str], tagged: list[tuple[str, str]], place: int, length: int) -> bool:
-    """Whether a name of the lexicon stands here, as a noun and not as a part of a longer noun ("car" in "car park")."""
+    """Whether a name of the lexicon stands here, and not as a part of a longer noun ("car" in "car park").
+
+    A word alone must be a noun; after an article it is one, whatever the tagger thinks of a word it does not know.
+    """
     end = place + length
-    if end > len(lemmas) or tuple(lemmas[place:end]) not in lexicon.concepts or tagged[end - 1][1] not in _NOUNS:
+    if end > len(lemmas) or _name(lexicon, lemmas, tagged, place, length) not in lexicon.concepts:
+        return False
+    if length == 1 and tagged[place][1] not in _NOUNS and (place == 0 or lemmas[place - 1] not in _ARTICLES):
         return False
     return end == len(lemmas) or tagged[end][1] not in _NOUNS
+
+
+def _name(lexicon: _Lexicon, lemmas: list[str], tagged: list[tuple[str, str]], place: int, length: int) -> tuple[str, ...]:
+    """The words at a place in the singular, unless the lexicon has one as it stands: "glasses" are no glass."""
+    as_written = (tagged[place][0].lower(),)
+    return as_written if length == 1 and as_written in lexicon.concepts else tuple(lemmas[place : place + length])
 
 
 def _is_supported(lexicon: _Lexicon, name: tuple[str, ...], support: _Support) -> bool:

@@ -28,7 +28,9 @@ _SCAFFOLDING = {
         r"|\bthe (?:\w+ )?(?:descriptions?|annotations?|sentences|metadata|context) (?:say|mention|describe|state|indicate|suggest"
         r"|provide|do(?:es)? not|list|give|include)"
         r"|\b(?:provided|given|supplied|available) (?:descriptions?|sentences?|annotations?|context|information|text|data|labels?)\b"
-        r"|\bfive (?:sentences|descriptions|captions)\b|\bimage (?:is|was) described\b|\bas (?:described|stated|mentioned) in the\b"
+        r"|\bfive (?:sentences|descriptions|captions)\b|\b(?:information|details|data|context|text) (?:given|provided|supplied)\b"
+        r"|\bthe (?:prompt|input) (?:only |also )?(?:gives?|says?|lists?|contains?|mentions?|provides?)\b|\bimage (?:is"
+        r"|was) described\b|\bas (?:described|stated|mentioned) in the\b"
         r"|\bthe (?:image|scene|picture) is described as\b",
         re.IGNORECASE,
     ),
@@ -40,7 +42,9 @@ _SCAFFOLDING = {
     ),
     "box": re.compile(
         r"\bbounding[ -]?box\w*|\bbox (?:coordinates?|annotations?|labels?)\b|\b(?:object|detection|detected) (?:list|boxes|labels"
-        r"|detector|detections?|annotations?)\b|\b(?:list of (?:detected |given )?objects|object detection|segmentation mask"
+        r"|detector|detections?|annotations?)\b|\b(?:list of (?:detected |given )?objects|(?:detected|annotated|listed) objects"
+        r"|labels? of (?:the|its|this) box\w*|(?:first|second|third|fourth|fifth|last) sentence of the|object detection"
+        r"|segmentation mask"
         r"|ground[ -]truth|annotated (?:as|objects?))\b"
         r"|\b(?:labell?ed|annotated|tagged) (?:as|with) (?:a |an )?[\"'“]",
         re.IGNORECASE,
@@ -63,12 +67,13 @@ _LINK = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(
-    r"```|~~~|</?(?:script|div|span|img|a|p|br|html|body|iframe|b|i|table|svg|style|h[1-6])\b[^<>\n]{0,200}>|<!--|^\s*(?:def"
-    r"|class) \w+\s*[(:]|^\s*(?:import|from) [\w.]+(?: import \w+)?\s*;?$"
-    r"|\bfunction\s*\w*\s*\([^)\n]{0,80}\)\s*\{|\b(?:console\.log|print|printf|System\.out\.println|alert|eval|exec|os\.system)\s*\("
-    r"|\bSELECT\b.{1,80}\bFROM\b|\bDROP TABLE\b"
-    r"|[{\[]\s*\"[^\"\n]{1,60}\"\s*:|\}\s*[\]},]|\{\{.{0,80}\}\}|\$\{.{0,80}\}|;\s*$\n\s*\w+.*;\s*$|^\s*#include\b|^\s*(?:var|let"
-    r"|const) \w+\s*=|=>\s*\{|\w+\s*[=!]==\s*\w+|\\(?:frac|begin|text)\{",
+    r"```|~~~|</?(?:script|div|span|img|a|p|br|html|body|iframe|b|i|table|svg|style|h[1-6])\b[^<>\n]{0,200}>|<!--"
+    r"|\bdef \w{1,60}\(|\bclass [A-Z]\w{0,60}[(:]|\bfrom [\w.]{1,60} import \w|^[ \t]{0,20}#include\b"
+    r"|\bimport (?:os|sys|re|json|math|time|random|numpy|torch|pandas|requests|subprocess)\b|\b(?:var|let|const) \w{1,60} ?="
+    r"|\bfunction ?\w{0,60} ?\([^)\n]{0,80}\) ?\{|\b(?:console\.log|print|printf|System\.out\.println|alert|eval|exec|os\.system) ?\("
+    r"|\bSELECT\b.{1,80}\bFROM\b|\bDROP TABLE\b|[{\[]\s?\"[^\"\n]{1,60}\"\s?:|\"[^\"\n]{1,60}\": ?[\[{\"]|\}\s?[\]},]|\{\{.{0,80}\}\}"
+    r"|\$\{.{0,80}\}"
+    r"|;[ \t]{0,20}\n[ \t]{0,20}\w[^\n]{0,200};[ \t]{0,20}$|=> ?\{|\w ?[=!]== ?\w|\\(?:frac|begin|text)\{",
     re.MULTILINE,
 )
 _ORDER_ECHO = re.compile(

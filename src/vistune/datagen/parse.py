@@ -47,7 +47,7 @@ _REPAIRABLE: frozenset[RejectionReason] = frozenset({"empty", "wrong_shape", "no
 
 _SEPARATOR = re.compile(r"\s*={3,}\s*")
 _RULE = re.compile(r"\s*(?:-{3,}|\*{3,}|_{3,})\s*")
-_FENCE = re.compile(r"\s*(?:```|~~~)\s*\w*\s*")
+_FENCE = re.compile(r"\s{0,20}(?:```|~~~)\s?\w{0,30}\s{0,20}")
 _THINKING = re.compile(r"\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _LABEL = re.compile(
     r"""\s{0,8}(?:[-*>\#]{1,6}\s)?\s?(?:\d{1,3}\s?[.)]\s{0,4})?     # a list mark, a heading mark, a number
@@ -253,7 +253,7 @@ def _sections(lines: list[str]) -> list[_Section] | Rejection:
                 return Rejection("wrong_shape", f"Text stands between the parts, under no label: {remarks['after'].strip()[:60]!r}.")
             sections.append(_Section("question" if label["word"][0] in "qQ" else "answer", [_beside_label(label)]))
         elif _SEPARATOR.fullmatch(line) or (_RULE.fullmatch(line) and _ends_a_part(lines, number)):
-            if sections and sections[-1].text:
+            if sections and any(map(str.strip, sections[-1].lines)):
                 sections[-1].closed = True
         elif not sections:
             remarks["before"] += line + "\n"

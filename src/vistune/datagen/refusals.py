@@ -63,7 +63,8 @@ _LANGUAGES: Mapping[str, _Language] = {
         r"|\bi (?:don't|do not) (?:think|believe)\b|\bi (?:think|believe|suppose|guess|assume|imagine|see|can see|notice|expect|feel)\b"
         r"|\bi(?:'m| am) (?:so |very |really )?(?:sorry|afraid|sad) (?:for|about|that|to see|to say|the|this|he|she|it|they)\b|\bi(?:'m"
         r"| am) (?:not )?(?:quite |entirely )?(?:sure|certain)\b|\bin my (?:view|opinion)\b",
-        outright=rf"\b(?:no|not an?y?|n't an?y?|without an?) {_EN_PICTURE} (?:was |were |has been |have been |is |to have been |appears? "
+        outright=rf"\b(?:doesn't|does not) (?:seem|appear) to be an? {_EN_PICTURE}|\bi(?:'m| am) (?:just |only )?an? (?:text|language|ai)\b"
+        rf"|\b(?:no|not an?y?|n't an?y?|without an?) {_EN_PICTURE} (?:was |were |has been |have been |is |to have been |appears? "
         rf"|seems? ){{0,2}}(?:attached|provided|uploaded|included|shared|supplied|sent|received|came|in your)"
         rf"|\b(?:image|picture|photo|photograph|file|attachment|upload) (?:did not|didn't|does not|doesn't|has not|hasn't|failed"
         rf"|was not|wasn't|is not|isn't|seems? to be missing|is missing)(?: \w+)? ?(?:load|come through|upload|arrive|attach|to load"
@@ -88,6 +89,7 @@ _LANGUAGES: Mapping[str, _Language] = {
         negation=r"\b(?:nicht|nichts|kein|keine|keinen|keiner|keinem|keinerlei|keines|ohne|nie|ungern|ablehnen|lehne|verweiger\w*|weigere"
         r"|unmöglich|untersagt|verboten|außerstande|unfähig"
         r"|außerhalb|übersteigt|passen|verstößt|verstoßen|beschränkt|nur (?:text|mit text)|widerspricht|fehl(?:t|en)|müsste|hinaus"
+        r"|nein sagen|widerspruch|bedauerlicherweise|entfällt|erlaubt es"
         r"|grenzen|nur|zuerst|lieber|abgelehnt|hindert|hindern|gesperrt|leid|entschuldig\w*|verzichte|verzeihung|bedaure|weder)\b",
         view=rf"\b(?:ich (?:sehe|erkenne|finde|entdecke|bemerke)|(?:sehe|erkenne|finde|entdecke) ich)\b(?! (?:ihr|das|dein|euer"
         rf"|die) {_DE_PICTURE})[^.!?,;]{{0,40}}?\b(?:keine?n?|nicht)\b(?! {_DE_PICTURE}(?! an| auf))"
@@ -95,9 +97,11 @@ _LANGUAGES: Mapping[str, _Language] = {
         rf"|nicht)\b (?!{_DE_PICTURE})(?:\w+ )?(?:sehen|erkennen|entdecken|finden|ausmachen|zählen)\b(?!, was)"
         r"|\bich sehe kein bild (?:an|auf)\b"
         r"|\bich (?:zähle|tippe auf)\b[^.!?]{0,40}|\bich (?:würde|hätte) (?:sagen|schätzen|vermuten|tippen)\b|\bich (?:glaube|denke"
-        r"|vermute|meine|schätze|finde) \b|(?<=\w\w\w )(?:tut|tun) mir (?:sehr |so |wirklich )?leid\b|\bich fürchte, (?:d(?:er|ie|as)"
+        r"|vermute|meine|schätze|finde)\b|(?<=\w\w\w )(?:tut|tun) mir (?:sehr |so |wirklich )?leid\b|\bich fürchte, (?:d(?:er|ie|as)"
         r"|es)\b",
-        outright=rf"\bkeine? {_DE_PICTURE}(?: \w+){{0,3}} (?:angehängt|bereitgestellt|hochgeladen|übermittelt|beigefügt|geschickt|gesendet"
+        outright=rf"\b(?:scheint|gibt es|ist) (?:mir )?kein(?:e|en)? {_DE_PICTURE} (?:zu sein|zu geben|vorhanden|dabei|beigefügt)|\b(?:kein"
+        rf"|ohne) {_DE_PICTURE} (?:in|im) (?:unserem|ihrer|deiner|diesem) (?:chat|nachricht|gespräch)"
+        rf"|\bkeine? {_DE_PICTURE}(?: \w+){{0,3}} (?:angehängt|bereitgestellt|hochgeladen|übermittelt|beigefügt|geschickt|gesendet"
         rf"|erhalten|angefügt|mitgeschickt|gefunden|vor)\b"
         rf"|\b{_DE_PICTURE} (?:wurde|ist|konnte|liegt|fehlt)(?: \w+){{0,2}} nicht(?: \w+)? (?:mitgeschickt|geladen|angekommen"
         rf"|hochgeladen|angehängt|übertragen|bereitgestellt|vor)"
@@ -112,7 +116,8 @@ _LANGUAGES: Mapping[str, _Language] = {
         r"|\bals (?:ki\b|künstliche intelligenz|(?:\w+ )?(?:ki-)?(?:sprach|text)modell)"
         rf"|\bohne (?:das |ein |dieses )?{_DE_PICTURE}[^.!?]{{0,20}}\bnicht\b|\b(?:frage"
         rf"|anfrage)\b[^.!?]{{0,15}}\bohne (?:das )?{_DE_PICTURE}"
-        r"|\b(?:anfrage|wunsch|aufgabe)\b (?:kann|konnte|darf|wurde|verstößt|widerspricht)(?: \w+){0,2} (?:nicht|abgelehnt|gegen|den)\b"
+        r"|\b(?:anfrage|wunsch|aufgabe)\b (?:kann|konnte|darf|lässt sich|wurde|verstößt|widerspricht)(?: \w+){0,2} (?:nicht|abgelehnt"
+        r"|gegen|den)\b"
         r"|\bnutzungsbedingungen\b|\bnutzungsrichtlinien\b",
     ),
     "French": _Language(
@@ -120,7 +125,8 @@ _LANGUAGES: Mapping[str, _Language] = {
         negation=r"\b(?:pas|aucune?|sans|jamais|rien|impossible|refuse\w*|décline\w*|refuser|décliner|incapa\w+|interdit\w*|empêch\w*"
         r"|contraire|encontre|dépasse\w*|au-delà|hors|manque\w*|inaccessibles?"
         r"|désolée?|navrée?|excuser?|excuses|ne (?:saurais|puis|répondrai|peux|la|le|les)|que (?:traiter|lire|du texte)|qu'une?|crains"
-        r"|regrette|enfrein\w+|viole\w*|sort de|limitée?|impossibilité|passer mon tour|abstien\w*|uniquement|seulement|d'abord"
+        r"|regrette|enfrein\w+|viole\w*|sort de|limitée?|impossibilité|dépourvue?|dire non|faudrait|contredi\w+|ne permet\w*"
+        r"|passer mon tour|abstien\w*|uniquement|seulement|d'abord"
         r"|autre chose)\b",
         view=rf"\bje ne (?:vois|distingue|remarque|peux (?:pas )?(?:voir|distinguer)|trouve) (?:pas |aucune? |pas d'|pas de )(?!(?:l'|d'"
         rf"|de |la |les |cette |votre |une )?{_FR_PICTURE})(?!ce que|\.|!|$)"
@@ -128,7 +134,9 @@ _LANGUAGES: Mapping[str, _Language] = {
         rf"|pense|crois|suppose|trouve|vois)\b"
         r"|\bje (?:suis|me sens) (?:\w+ )?(?:désolée?|navrée?|triste) (?:pour|que|de voir)\b|\bje crains que\b|\bje (?:compte"
         r"|parierais)\b[^.!?]{0,40}|\bà mon avis\b|\bselon moi\b|\bpour moi, (?:le|la|les|c')\b",
-        outright=rf"\baucune? {_FR_PICTURE} (?:n'(?:a été|est)|ne (?:m'|s'))|\b(?:votre|ton|ta) (?:message|demande"
+        outright=rf"\bne (?:semble|paraît) pas y avoir d'{_FR_PICTURE}|\b(?:merci|veuillez|pourriez)\b[^.!?]{{0,15}}\b(?:ajouter|d'ajouter"
+        rf"|inclure|d'inclure)\b[^.!?]{{0,10}}{_FR_PICTURE}"
+        rf"|\baucune? {_FR_PICTURE} (?:n'(?:a été|est)|ne (?:m'|s'))|\b(?:votre|ton|ta) (?:message|demande"
         rf"|requête)\b[^.!?]{{0,30}}\b(?:aucune?|pas|sans)\b"
         r"|\bvous n'avez\b[^.!?]{0,20}(?:joint|fourni|envoyé|partagé|télé\w+|transmis|inclus)"
         rf"|\b(?:veuillez|merci de|pourriez-vous|pouvez-vous|pourrais-tu|s'il vous plaît)\b[^.!?]{{0,20}}(?:fournir|partager|envoyer"
@@ -145,10 +153,11 @@ _LANGUAGES: Mapping[str, _Language] = {
     "Spanish": _Language(
         first_person=r"\b(?:yo(?!-)|me|mí|mi|mis|puedo|podré|podría ayudar|soy(?! sauce| milk| bean)|estoy|tengo|debo|quiero|deseo|dispongo"
         r"|carezco|cuento con|poseo|prefiero|declino|rechazo|lamento|siento|niego|abstengo|voy a|he \w+[aei]do|hablo|veo|sé"
-        r"|disculpo|temo|\w{2,}ré|necesito|trabajo|sugiero|pido|tuve|pude|fui)\b",
+        r"|disculpo|temo|\w{2,}ré|necesito|emito|perdóname|tendría que (?:ver|recibir|tener)|trabajo|sugiero|pido|tuve|pude|fui)\b",
         negation=r"\b(?:no|ni|nunca|ningun[oa]?|ningún|sin|imposible|incapaz|prohibido|contrari[oa]s?|contra|impiden|impide|falta|fuera"
         r"|carezco|declino|rechazo|rechazar|niego|declinar|supera\w*|excede\w*"
-        r"|más allá|solo|únicamente|lamento|disculp\w+|infringe|viola|imposibilidad|faltan|pasar|otra cosa|negarme|limita\w*"
+        r"|más allá|solo|únicamente|lamento|disculp\w+|infringe|viola|imposibilidad|contradic\w+|tendría|negativa|decir que no|faltan"
+        r"|pasar|otra cosa|negarme|limita\w*"
         r"|necesito (?:ver|la|que|más)|abstengo|limitado|tampoco)\b",
         view=rf"\bno (?:puedo )?(?:veo|ver|distingo|distinguir|encuentro|noto|aprecio) (?!(?:la|las|ninguna|esta|esa|tu"
         rf"|su) {_ES_PICTURE}|{_ES_PICTURE}|nada|lo que)(?=\w)"
@@ -156,7 +165,9 @@ _LANGUAGES: Mapping[str, _Language] = {
         r"|\bme (?:parece|da (?:pena|la impresión))\b|\bcuento (?!con)[^.!?]{0,40}|\bapostaría\b|\bcreo que\b|\ba mi (?:juicio"
         r"|parecer)\b|\ben mi opinión\b|\bveo\b|\bpuedo ver\b"
         r"|\bme temo que (?:el|la|los|las)\b",
-        outright=rf"\bno se (?:me )?(?:ha|han|pudo)[^.!?]{{0,25}}\b(?:proporcionado|adjuntado|enviado|compartido|incluido|subido|cargado"
+        outright=rf"\bno parece haber ninguna {_ES_PICTURE}|\b(?:añad|agreg|inclu)\w+[^.!?]{{0,8}}{_ES_PICTURE}[^.!?]{{0,12}}\b(?:y|para"
+        rf"|por favor)\b|\bperdón\w*[^.!?]{{0,20}}\b(?:contradice|incumple)"
+        rf"|\bno se (?:me )?(?:ha|han|pudo)[^.!?]{{0,25}}\b(?:proporcionado|adjuntado|enviado|compartido|incluido|subido|cargado"
         rf"|cargar)\b[^.!?]{{0,15}}{_ES_PICTURE}"
         rf"|\b(?:tu|su) (?:mensaje|solicitud|petición)\b[^.!?]{{0,20}}\b(?:no|ningun[oa]|sin)\b|\bno (?:has|ha) (?:adjuntado"
         rf"|proporcionado|enviado|compartido|subido|incluido)"
@@ -173,10 +184,11 @@ _LANGUAGES: Mapping[str, _Language] = {
     ),
     "Chinese": _Language(
         first_person=r"我(?!们可以看到|们看到)|恕|本人|^(?:抱歉|对不起|很遗憾|很抱歉|非常抱歉|不好意思|请原谅|请谅解)",
-        negation=r"不|没|无|未|拒|禁|谢绝|难以|只能|只好|超出|超越|违|缺|放弃",
+        negation=r"不|没|无|未|拒|禁|谢绝|难以|只能|只好|超出|超越|违|缺|放弃|爱莫能助|得先|冲突",
         view=rf"我(?:[^，。！？]{{0,6}})(?:没有?看到|没看见|看不到|没有?发现|没有?注意到|看不出|看不清)(?!(?:您|你|任何|这张|该|所|说|实际|的|上传){{0,5}}{_ZH_PICTURE}(?!里|中|上))"
         rf"|我(?:数到|数了|只看到|觉得|认为|猜|看到|为)(?!不)[^。！？]{{0,30}}|忍不住",
-        outright=rf"请(?:您|你)?(?:先|重新|再)?(?:上传|提供|分享|发送|附上|发)(?:[^，。！？]{{0,6}})(?:图|照片)[^，。！？]{{0,3}}(?:，|以便|才能|$)(?<!请上传照片)|麻烦(?:您"
+        outright=rf"(?:您|你)的(?:请求|要求|问题)(?:无法|不能)|请(?:您|你)?(?:先)?(?:添加|补充|附)[^，。！？]{{0,3}}(?:图|照)|"
+        rf"请(?:您|你)?(?:先|重新|再)?(?:上传|提供|分享|发送|附上|发)(?:[^，。！？]{{0,6}})(?:图|照片)[^，。！？]{{0,3}}(?:，|以便|才能|$)(?<!请上传照片)|麻烦(?:您"
         rf"|你)[^，。！？]{{0,6}}(?:图|照片)"
         rf"|(?:您|你)(?:的(?:消息|问题|请求|信息))?[^，。！？]{{0,5}}(?:没有?|未|忘记|忘了)[^，。！？]{{0,6}}{_ZH_PICTURE}|能再(?:发|传)[^，。！？]{{0,6}}{_ZH_PICTURE}"
         rf"|{_ZH_PICTURE}(?:没有|未能|无法|未)(?:加载|显示|上传|收到|打开)(?!在)"
