@@ -312,7 +312,7 @@ _SENTENCES = [
     (rf"(?:the picture shows|{ON_GROUND} there (?:is|are)) (?P<n>{NUMBER}) (?:object|thing)s?(?: {ON_GROUND})?", lambda ctx, e,
         n: NUMBERS[n] == len(ctx.things)),
     (r"i do not see (?P<x>.+)", lambda ctx, e, x: not all_matching(x, ctx) and absent(x, ctx) == []),
-    (r"(?P<x>the .+) is not", lambda ctx, e, x: not all_matching(x, ctx) and absent(x.removeprefix("the "), ctx) == []),
+    (r"(?P<x>the .+|santa claus) is not", lambda ctx, e, x: not all_matching(x, ctx) and absent(x.removeprefix("the "), ctx) == []),
     (rf"you can find (?P<x>.+?) (?P<place>{PLACE})", _is),
     (rf"(?P<x>.+?) (?:is|are)(?: now)? (?P<place>{PLACE})(?: now)?", _is),
     (rf"the color of (?P<x>.+?) is (?P<c>{COLOURS})", _is),

@@ -95,7 +95,7 @@ def checked_description(scene: Scene, text: str) -> None:
     for sentence in re.findall(r"[^.]+\.", text):
         statement(plain(sentence), context)
     for thing in context.things:
-        if not any(thing.name in sentence.lower() for sentence in text.split(". ")):
+        if thing.name not in joined(text.lower()):
             raise Wrong(f"{thing.name} is left out of {text!r}")
 
 

@@ -44,6 +44,8 @@ _MANY = re.compile(r"\b(herd|crowd|many|lots|flock|dozens|bunch|numerous|variety
 _POSTURES = "sitting|standing|lying|laying|parked|resting|sleeping|hanging|perched|seated"
 _PREPOSITIONS = "on top of|in front of|next to|on|in|at|near|under|beside|behind|inside|by"
 _PLACED = re.compile(rf"(?P<posture>(?:{_POSTURES}) (?:{_PREPOSITIONS}) .+)")
+# Brackets and signs have no place in a sentence that is repeated word for word: their markup may have been taken apart, not their order.
+_PLAIN = re.compile(r"(?:[\w\s.,;!?'’‘“”\"/&%$#°–—-]|:(?=\d))+")
 _LABEL = re.compile(r"[a-z]{2,20}(?: [a-z]{2,20}){0,2}")
 
 
@@ -130,7 +132,7 @@ class PhotoFacts:
 
 def read_photo(captions: tuple[str, ...], boxes: tuple[Box, ...]) -> PhotoFacts:
     """The facts that captions and boxes decide; there may be none."""
-    clean = [caption for caption in captions if 8 <= len(caption) <= 300 and not text_flags(caption)]
+    clean = [caption for caption in captions if 8 <= len(caption) <= 300 and _PLAIN.fullmatch(caption) and not text_flags(caption)]
     mentions: defaultdict[str, Mention] = defaultdict(Mention)
     deeds: list[Deed] = []
     for caption in clean:
