@@ -88,6 +88,8 @@ def test_characters_that_hide_or_turn_text_are_seen(folder: Path):
 def test_rows_and_pictures_that_cannot_be_used_are_shown_with_the_reason(folder: Path):
     text = Page(page_of(folder, row(image="gone.png"), row(answer=""), 7)).text
     assert "picture 1: missing" in text
+    assert "'gone.png': there is no such file" in text
+    assert str(folder) not in text
     assert "cannot be used: empty_answer" in text
     assert "cannot be used: bad_row" in text
 

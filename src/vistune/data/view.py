@@ -128,7 +128,9 @@ def _figure(number: int, source: ImageSource, images: Path) -> str:
     try:
         picture = open_image(source, root=images)
     except ImageError as error:
-        return f"<figure class=missing><p>{_text(str(error))}</p><figcaption>picture {number}: {_text(error.reason)}</figcaption></figure>"
+        # The page may be handed on, and is about the data: where on this machine it lies is nobody's business.
+        found = str(error).replace(f"{images}/", "")
+        return f"<figure class=missing><p>{_text(found)}</p><figcaption>picture {number}: {_text(error.reason)}</figcaption></figure>"
     caption = f"picture {number}: {_text(name)}, {picture.width} × {picture.height}"
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
