@@ -293,7 +293,7 @@ _SENTENCES = [
     (rf"there (?:is|are) (?P<a>{NUMBER}) now, and (?P<b>{NUMBER}) and (?P<c>{NUMBER}) make (?P<d>{NUMBER})", lambda ctx, e, a, b, c,
         d: a == b and (NUMBERS[a], NUMBERS[c], NUMBERS[d]) == e.steps),
     (rf"(?P<x>.+?) would be (?P<place>{PLACE})", _would_be),
-    (r"(?P<x>.+?) would stay where (?P<y>.+?) (?:is|are)", lambda ctx, e, x, y: x == y and the_one(x, ctx).place == e.place),
+    (r"(?P<x>.+?) would stay in the same place", lambda ctx, e, x: the_one(x, ctx).place == e.place),
     (rf"(?P<x>.+?) (?:is|are) (?P<place>{PLACE}) now, and (?P<y>.+?) would take that place", lambda ctx, e, x, place, y: the_one(x,
         ctx).place == place_in(place) and the_one(y, ctx) is e.thing),
     (r"between them there (?:is|are) (?P<x>.+)", lambda ctx, e, x: e.thing in all_matching(x, ctx)),

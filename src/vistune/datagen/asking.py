@@ -191,9 +191,8 @@ def how_many_of(facts: SceneFacts, rng: random.Random, it: Thing | None) -> Aske
         absent = absent_thing(rng, facts.names)
         if absent is None or not absent.plural:
             return None
-        return Asked(
-            "how_many_of", {"plural": absent.plural}, "number", "zero", (f"there are no {absent.plural}{here(rng)}",), aspect="absent"
-        )
+        plural = plural_of(absent.name)
+        return Asked("how_many_of", {"plural": plural}, "number", "zero", (f"there are no {plural}{here(rng)}",), aspect="absent")
     thing = one_of(rng, repeated if repeated and roll < 0.75 else [thing for thing in facts.things if thing.is_countable])
     if thing is None or " and " in thing.name:
         return None

@@ -355,7 +355,7 @@ def how_many_that(facts: SceneFacts, rng: random.Random) -> Asked:
 
 
 def which_of_them(facts: SceneFacts, rng: random.Random) -> Asked | None:
-    found = most(facts, pick(rng, DIRECTIONS))
+    found = most(facts, pick(rng, DIRECTIONS)) if len(facts.things) > 1 else None
     if found is None:
         return None
     thing, direction = found

@@ -65,7 +65,7 @@ def moved(facts: SceneFacts, rng: random.Random, it: Thing | None) -> Asked | No
     wording = "mirrored" if rng.random() < 0.5 else "turned"
     row, column = (row, 2 - column) if wording == "mirrored" else (2 - row, 2 - column)
     place = PLACES[PLACE_NAMES[3 * row + column]]
-    fact = f"{ref.the} {ref.be} now {thing.where}" if place != thing.where else f"{ref.the} would stay where {ref.the} {ref.be}"
+    fact = f"{ref.the} {ref.be} now {thing.where}" if place != thing.where else f"{ref.the} would stay in the same place"
     sentences = (f"{ref.the} would be {place}",)
     return Asked(wording, ref.slots, "phrase", place, sentences, (fact,), focus=None)
 

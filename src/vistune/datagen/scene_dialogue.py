@@ -37,6 +37,8 @@ _OF_IT: tuple[Asker, ...] = (
     asking.where, asking.where, asking.where_choice, asking.is_at, asking.colour, asking.colour, asking.is_colour, asking.colour_choice,
     asking.is_only, comparing.is_beyond, comparing.is_beyond, comparing.what_beyond, comparing.relation,
 )  # fmt: skip
+# What may be asked several times in one conversation, of other things.
+_OFTEN = frozenset({"what_at", "and_place", "where", "colour", "exists", "how_many_of", "is_right"})
 _THOUGHTS: tuple[Asker, ...] = (*deducing.THOUGHTS_FROM_SENTENCES, *deducing.THOUGHTS_FROM_BOXES, *deducing.THOUGHTS_FROM_BOXES)
 _ALL_WORDINGS: dict[str, Wording] = WORDINGS | THOUGHT_WORDINGS | FOLLOW_UPS
 
@@ -46,6 +48,7 @@ def scene_dialogue(facts: SceneFacts, rng: random.Random) -> list[Turn]:
     wanted = 2 + int(rng.random() * 6)
     turns: list[Turn] = []
     told: set[tuple[int, str]] = set()
+    used: set[str] = set()
     last: Asked | None = None
     for _ in range(4 * wanted):
         if len(turns) == wanted:
@@ -56,10 +59,13 @@ def scene_dialogue(facts: SceneFacts, rng: random.Random) -> list[Turn]:
             asked, bare = topic(facts, rng, None), False
         if asked is None or (asked.focus and asked.aspect not in ("", "relation") and _key(facts, asked.focus, asked.aspect) in told):
             continue
+        if asked.wording in used and asked.wording not in _OFTEN:
+            continue
         turn = words_of(asked, rng, bare=bare or asked.wording in FOLLOW_UPS)
         if any(turn[0] == question for question, _ in turns):
             continue
         turns.append(turn)
+        used.add(asked.wording)
         told |= _told(facts, asked, " ".join(turn).lower())
         last = asked
     return turns

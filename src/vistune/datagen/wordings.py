@@ -30,13 +30,13 @@ WORDINGS: dict[str, Wording] = {
     ),
     "what_alone": Wording(
         (
-            "what [is shown|can be seen|can you see|do you see]{here}", "what is the [only|one] [object|thing]{here}",
+            "what [is shown|can be seen|can you see|do you see]{here}", "what is the only [object|thing] in the picture",
             "what [object|thing] is this",
             "which [object|thing] [is shown|can be seen]{here}", "what does the [picture|image] show",
             "what is this a [picture|drawing] of",
         ),
         ("what is shown{here}", "which [object|thing] [is shown|can be seen]{here}", "what this is a picture of", "what you see{here}"),
-        ("name the [only|one] [object|thing]{here}", "say what is shown{here}", "name what you see"),
+        ("name the only [object|thing] in the picture", "say what is shown{here}", "name what you see"),
     ),
     "where": Wording(
         (
