@@ -101,6 +101,8 @@ def test_a_code_from_the_annotations_may_not_come_back_in_an_answer():
         ("Is the cup red or blue?", "Blue."),
         ("What color is the orange?", "Orange."),
         ("How many cats are there?", "There is one cat."),
+        ("How many cats are there? Answer in one sentence.", "There is one cat."),
+        ("How many cats are on the mat?", "There are no cats on the mat."),
         ("Please check whether the cat is on the left.", "No, the cat is not on the left."),
         ("About the image: is there a dog?", "No, there is no dog."),
         ("If the cat and the dog traded places, what would be on the left?", "The dog."),

@@ -107,7 +107,7 @@ class DuplicateFilter:
     Ask with `check` in the order of the rows, and `keep` each candidate that no filter dropped.
     """
 
-    def __init__(self, names: Iterable[str] | None = None, *, near: float = 0.5, capacity: int = 200_000):
+    def __init__(self, names: Iterable[str] | None = None, *, near: float = 0.5, capacity: int = 100_000):
         self._names = tuple(DUPLICATE_FILTERS if names is None else names)
         if stranger := next((name for name in self._names if name not in DUPLICATE_FILTERS), None):
             raise UnknownName("filter of duplicates", stranger, known=DUPLICATE_FILTERS)
@@ -159,6 +159,9 @@ _TAG_QUESTION = re.compile(
 _COLOURED_THINGS = frozenset(
     {"orange", "peach", "plum", "rose", "violet", "lime", "olive", "salmon", "lavender", "gold", "silver", "cherry", "chocolate"}
 )
+# "How many cats are there? Answer in one word." does not say that there is one.
+_HOW_TO_ANSWER = re.compile(r"[^.?!]*\b(?:sentences?|words?|letters?|phrase|numbers?|digits?)\b[^.?!]*", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:no|not|none|nothing|nobody|never|zero)\b|n['’]t\b", re.IGNORECASE)
 _ASKS_COLOUR = re.compile(r"\bcolou?r", re.IGNORECASE)
 _EMPTY_WORD_LIST = """
     a an the this that these those it its they them their there here he she him her his is are was were be been being am do does did has
@@ -264,8 +267,9 @@ def _gives_away(candidate: Candidate) -> str | None:
         for caption in captions:
             if len(caption) >= _COPIED_WORDS and len(asked & caption) >= _COPIED_SHARE * len(caption):
                 return f"the question tells what a caption tells: {question[:80]!r}"
-        if _MAY_NAME_ANSWER.search(question) or not _ASKS_WHAT.search(question):
+        if _MAY_NAME_ANSWER.search(question) or not _ASKS_WHAT.search(question) or _DENIES.search(answer):
             continue
+        asked = _content(_HOW_TO_ANSWER.sub(" ", question))
         told = _content(answer)
         if told and told <= asked and not (told & _COLOURED_THINGS and _ASKS_COLOUR.search(question)):
             return f"every word of the answer is in the question: {question[:60]!r} {answer[:40]!r}"

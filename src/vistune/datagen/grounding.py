@@ -1,6 +1,6 @@
 """Finds things that an answer claims to see and that neither the captions nor the boxes know of.
 
-The teacher has not seen the picture, so what it adds is invented. Checked are the things of `lexicon/things.txt` (about a thousand names
+The teacher has not seen the picture, so what it adds is invented. Checked are the things of `lexicon/things.txt` (about 1,800 names
 with synonyms, categories and parts; English): a word not in it passes, because an open vocabulary cannot be told from abstractions,
 places and moods without throwing out good rows. A thing is supported by a synonym, by a member of its category ("animal" by a dog), by a
 whole that has it as a part ("wheel" by a car), or by standing in the annotations as a word.

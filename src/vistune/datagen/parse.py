@@ -38,7 +38,7 @@ Turns = tuple[tuple[str, str], ...]
 RejectionReason = Literal["cut_off", "empty", "too_large", "refusal", "wrong_shape", "not_alternating", "role_marker"]
 
 MAX_REPLY_CHARACTERS = 50_000
-"""Five times the longest reply that the length filter lets pass: more is a runaway or an attack and is not looked into."""
+"""More than the longest reply that the length filter lets pass: what is longer is a runaway or an attack and is not looked into."""
 MAX_REMARK_CHARACTERS = 500
 """A remark of the model's own ("Here is the conversation:") may be this long before the first label or after the last separator."""
 
