@@ -509,7 +509,7 @@ def _true_false(context: Context, s: str) -> Expected:
 @question(
     rf"is it (?:true|right|correct) that {S}", rf"somebody (?:says|claims) that {S}\. is that (?:true|right|correct)",
     rf"am i (?:right|correct) that {S}",
-    rf"i think that {S}\. (?:am i right|is that so|do you agree)", rf"{S}, (?:right|correct|is that so)",
+    rf"i think that {S}\. (?:am i right|is that so|do you agree)",
     rf"would it be (?:right|correct|true) to say that {S}",
     rf"check this (?:claim|sentence): {S}\. is it (?:right|true|correct)", rf"would you agree that {S}",
     rf"(?:say )?(?:whether|if) it is (?:true|right|correct) that {S}", rf"(?:check )?whether {S}",

@@ -27,7 +27,7 @@ from vistune.datagen.asked import (
     ref_to,
     there,
 )
-from vistune.datagen.english import capital, either, number_word, plural_of
+from vistune.datagen.english import either, number_word, plural_of
 from vistune.datagen.grammar import pick, say
 from vistune.datagen.scene_facts import SceneFacts, Thing, count_noun
 from vistune.scenes import PLACES
@@ -226,7 +226,7 @@ def is_right(facts: SceneFacts, rng: random.Random, it: Thing | None) -> Asked |
     if statement is None:
         return None
     said, fact = statement
-    slots = {"statement": said, "statement_capital": capital(said)}
+    slots = {"statement": said}
     if rng.random() < 0.4:
         return Asked("true_false", slots, "truth", "true" if true else "false", (fact,), (fact,))
     return Asked("is_right", slots, "yes_no", "yes" if true else "no", (fact,), (fact,))

@@ -85,8 +85,9 @@ _BLOCK = re.compile(
     r"""={3,}|-{3,}|`{3}|~{3}|\*{4,}|\#{3,}|\"{3}|'{3}|^\s*> | (^|\W)(question|answer)\s*[:：] | (^|\W)[qa]\s*[:：]\s""",
     re.VERBOSE | re.IGNORECASE,
 )
-_DATA = re.compile(r"[{}]|[\"']\s*[,:]\s*[\"']|[\"']\s*\]|\[\s*[\"']|\]\s*,\s*\[|</?\w+[^>]*>|<!--|-->|\]\]>|<!\[|\\n|\\u00|%0a|&#",
-    re.IGNORECASE)
+_DATA = re.compile(
+    r"[{}]|[\"']\s*[,:]\s*[\"']|[\"']\s*\]|\[\s*[\"']|\]\s*,\s*\[|</?\w+[^>]*>|<!--|-->|\]\]>|<!\[|\\n|\\u00|%0a|&#", re.IGNORECASE
+)
 _LINK = re.compile(r"!?\[[^\]]*\]\([^)]*\)|\b(https?|ftp|file|javascript|data):\S|\bwww\.\w", re.IGNORECASE)
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{48,}={0,2}|(?:\b[A-Za-z] ){5,}[A-Za-z]\b|(?:\\x[0-9a-f]{2}){3,}|\b(base64|rot13)\b", re.IGNORECASE)
 

@@ -31,7 +31,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from vistune.datagen.quoting import quoted
 from vistune.errors import DataError, UnknownName
@@ -143,14 +143,14 @@ def detailed_questions() -> tuple[str, ...]:
 
 def _read_kind(folder: Path) -> Kind:
     settings = _json(folder / "kind.json")
-    shape, uses_boxes = settings.get("shape"), settings.get("uses_boxes")
+    shape, uses_boxes = str(settings.get("shape")), settings.get("uses_boxes")
     if shape not in get_args(Shape) or not isinstance(uses_boxes, bool):
         raise DataError(f"{folder / 'kind.json'} must give 'shape' (one of {', '.join(get_args(Shape))}) and 'uses_boxes' (true or false).")
     examples = tuple(
         (render_context(_example(path), boxes=uses_boxes), _text(path.with_name(path.name.replace("_context.json", "_reply.txt"))))
         for path in sorted(folder.glob("example_*_context.json"))
     )
-    return Kind(folder.name, _text(folder / "system.txt"), examples, uses_boxes, shape)
+    return Kind(folder.name, _text(folder / "system.txt"), examples, uses_boxes, cast(Shape, shape))
 
 
 def _example(path: Path) -> ImageAnnotations:

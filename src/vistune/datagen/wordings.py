@@ -375,7 +375,7 @@ WORDINGS: dict[str, Wording] = {
     # --- statements and choices ---
     "true_false": Wording(
         (
-            "true or false: {statement}.", "{statement_capital}. [True or false|Is this true or false|Would you say true or false]?",
+            "true or false: {statement}.", "{statement}. [True or false|Is this true or false|Would you say true or false]?",
             "is this statement true or false: {statement}.",
             "decide: is it true or false that {statement}?",
         ),
@@ -386,7 +386,7 @@ WORDINGS: dict[str, Wording] = {
         (
             "is it [true|right|correct] that {statement}", "somebody [says|claims] that {statement}. Is that [true|right|correct]?",
             "am I [right|correct] that {statement}",
-            "I think that {statement}. [Am I right|Is that so|Do you agree]?", "{statement_capital}, [right|correct|is that so]?",
+            "I think that {statement}. [Am I right|Is that so|Do you agree]?",
             "would it be [right|correct|true] to say that {statement}",
             "check this [claim|sentence]: {statement}. Is it [right|true|correct]?", "would you agree that {statement}",
         ),
@@ -451,7 +451,7 @@ FOLLOW_UPS: dict[str, Wording] = {
         "of all these, which is {most}", "what is {most} among them")),
     "and_place": Wording(("and {place}", "and what is {place}", "what about {place}", "how about {place}", "and what can be seen {place}",
         "now look {place}: what is there")),
-    "where_it": Wording(("where", "where is it", "and where", "and where {is} {the}", "where, exactly", "can you say where",
+    "where_it": Wording(("and where", "where is it", "and where {is} {the}", "where, exactly", "can you say where",
         "where {is} {the}, then")),
     "anything_else": Wording(("what else", "and what else", "what else is there{here}", "what else can be seen{here}",
         "and besides that, what do you see", "what more is there to see{here}")),
