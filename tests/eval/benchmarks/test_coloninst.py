@@ -10,7 +10,7 @@ from vistune.errors import ScoringError, UnknownName
 from vistune.eval.benchmarks import coloninst
 
 
-def item(gold: str, prediction: str) -> dict:
+def item(gold: object, prediction: object) -> dict:
     values = {"human": "<image>\nWhat is it?", "gpt": gold, "prediction": prediction}
     return {"id": "x.jpg", "conversations": [{"from": speaker, "value": value} for speaker, value in values.items()]}
 

@@ -21,7 +21,8 @@ Mode = Literal["reform_upper", "reform_all", "lmms", "vlmevalkit"]
 MODES: tuple[Mode, ...] = ("reform_upper", "reform_all", "lmms", "vlmevalkit")
 
 _MARKS = {"reform_upper": re.compile(r"\(([A-Z])\)"), "reform_all": re.compile(r"\(([1-9A-Za-z])\)")}
-# Ignoring case lets four letters beyond ASCII pass; what is not A to Z as a capital is dropped after the match.
+# The blanks that lmms-eval trims first are taken by the pattern anyway. Ignoring case lets four letters beyond ASCII pass: what is not A
+# to Z as a capital is dropped after the match.
 _FIRST_LETTER = re.compile(r"[(\s]*+([A-Z])", re.IGNORECASE)
 
 
@@ -46,7 +47,7 @@ def parse(reply: str, options: Sequence[str] | None = None, mode: Mode = "reform
     if not isinstance(reply, str):
         raise ScoringError(f"an EmbSpatial reply must be text, not {type(reply).__name__}.")
     if mode == "lmms":
-        first = _FIRST_LETTER.match(reply.strip())
+        first = _FIRST_LETTER.match(reply)
         return _position(first[1].upper()) if first else None
     mark = _MARKS[mode].search(reply)
     if mark:

@@ -50,9 +50,9 @@ def parse(text: str, n_choices: int) -> tuple[str, int]:
 
 
 def match_lmms(reply: str, letter: str) -> bool:
-    """Whether lmms-eval calls a reply right: the gold letter in any case, or the gold letter as a capital before a full stop."""
+    """Whether lmms-eval calls a reply right: nothing but the gold letter in any case, or first of all the gold capital and a full stop."""
     reply = reply.strip()
-    return reply.lower() == letter.strip().lower() or (reply[:1].isupper() and reply[1:2] == "." and reply[0] == letter.strip())
+    return reply.lower() == letter.lower() or reply.startswith(f"{letter}.")
 
 
 def _sentence_label(text: str) -> str:
