@@ -29,6 +29,7 @@ def question(answer: str, structural: str = "query", semantic: str = "attr", gro
         (" Yes. ", " yes. "),
         ("U.S.A.", "u.s.a"),
         (".", ""),
+        (".5.", ".5"),
         ("", ""),
         ("Yes.\n", "yes.\n"),
         ("No!", "no!"),

@@ -123,6 +123,10 @@ def test_an_indicator_inside_a_word_is_one():
     assert parse_open("this paris") == ["paris"]
 
 
+def test_indicators_are_found_in_any_case():
+    assert parse_open("It IS Rome") == ["rome"]
+
+
 def test_an_empty_tail_gives_way_to_a_later_indicator():
     """The tail after "is " is empty; that after "answer " is longer and replaces it, since the script takes an empty tail for none."""
     assert parse_open("the answer is \nnothing else") == ["is"]
@@ -179,6 +183,8 @@ def test_candidates_come_once_each():
         ("2.5e3", ["2.5e3", "2", "3"]),
         ("-2E-10", ["-2E-10", "-10"]),
         ("1e5.5", ["1e5", "5.5"]),
+        ("1e+5", ["1e+5", "5"]),
+        ("1e5 1,000", ["1,000", "1e5", "5", "000"]),
         ("1e", []),
         ("2.5e", ["2.5"]),
         ("3.14", ["3.14"]),
@@ -243,7 +249,7 @@ def test_a_gold_text_is_right_inside_a_predicted_text():
 
 def test_a_gold_number_is_right_among_predicted_numbers_not_inside_texts():
     assert eval_open("3.14159", ["pi", 3.14])
-    assert not eval_open("3", ["3 apples"])
+    assert not eval_open("3", ["3 apples", "3.0 apples"])
     assert not eval_open("3 apples", [3.0])
 
 

@@ -41,6 +41,10 @@ def test_one_mark_beside_a_blank_says_nothing_about_another():
     assert remove_punctuation("a- b/c") == "a b c"
 
 
+def test_blanks_that_stand_for_marks_count_for_no_other_mark():
+    assert remove_punctuation("a/-b") == remove_punctuation("a-/b") == "a  b"
+
+
 def test_a_comma_between_digits_deletes_every_mark():
     assert remove_punctuation("1,000/a-b") == "1000ab"
 
@@ -130,7 +134,7 @@ def test_lines_and_tabs_are_blanks_and_ends_are_trimmed_before_punctuation_is_ju
 
 
 def test_m4c_deletes_commas_and_question_marks_before_it_judges_punctuation():
-    assert normalise_m4c("red,green?") == "redgreen"
+    assert normalise_m4c("red,green?") == normalise_m4c("red?green") == "redgreen"
     assert normalise_official("red,green?") == "red green"
     assert normalise_m4c("1,000/b") == "1000 b"
     assert normalise_m4c("?-b") == normalise_m4c("-b") == "b"
@@ -177,6 +181,11 @@ def test_whitespace_is_put_right_even_where_all_annotators_agree():
 def test_references_are_normalised_like_the_prediction():
     assert soft_official("2 dogs", ["The two dogs!"] * 4 + ["x"] * 6) == 1.0
     assert soft_m4c("2 dogs", ["The two dogs!"] * 4 + ["x"] * 6) == 1.0
+
+
+def test_each_accuracy_normalises_both_sides_in_its_own_way():
+    assert soft_official("red,green", ["red green"] * 9 + ["x"]) == soft_official("red green", ["red,green"] * 9 + ["x"]) == 1.0
+    assert soft_m4c("red,green", ["redgreen"] * 10) == soft_m4c("redgreen", ["red,green"] * 10) == 1.0
 
 
 def test_records_are_told_apart_by_what_else_they_hold():

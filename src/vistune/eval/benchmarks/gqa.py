@@ -144,7 +144,7 @@ def distribution(gold: Mapping[str, Mapping[str, int]], predicted: Mapping[str, 
     return weighted / total / 100 if total else 0.0
 
 
-def _by_id(predictions: Predictions) -> Mapping[str, str]:
+def _by_id(predictions: Predictions) -> Mapping[Any, Any]:
     if isinstance(predictions, Mapping):
         return predictions
     return {_field(row, "questionId"): _field(row, "prediction") for row in predictions}

@@ -26,9 +26,8 @@ def question_from_prompt(prompt: str | None, *, strict_official: bool = False) -
     prompt = as_text(prompt, strict_official=strict_official)
     lines = prompt.split("\n")
     if prompt.startswith(_ALL_TOKENS_FIRST):
-        _, marked, rest = prompt.partition(_QUESTION)
-        question, ended, _ = rest.partition(_ANSWER)
-        if marked and ended:
+        question, found, _ = prompt.partition(_QUESTION)[2].partition(_ANSWER)
+        if found:
             return question.lower()
         raise _unknown_layout(prompt)
     if f"{_REFERENCE} " in prompt and len(lines) == 3:
