@@ -7,7 +7,8 @@
     │   ├── ImageError              12   a picture that is missing, broken or over a limit
     │   ├── ImageCountError         16   placeholders and images do not match
     │   ├── EmptyAnswerError        17   an assistant turn without words in training data
-    │   └── EmptyMaskError          18   an example in which no token would be supervised
+    │   ├── EmptyMaskError          18   an example in which no token would be supervised
+    │   └── ScoringError            25   predictions or answers that an official scorer has no value for
     ├── ContextLengthError          15   a prompt longer than the model's context
     ├── CheckpointError             13   a folder that is not, or not quite, a checkpoint
     │   ├── TensorError             14   a tensor missing, left over, wrongly shaped or not finite
@@ -83,6 +84,12 @@ class EmptyAnswerError(DataError):
 
 class EmptyMaskError(DataError):
     exit_code = 18
+
+
+class ScoringError(DataError):
+    """Predictions, references or counts that a benchmark's official scorer has no value for."""
+
+    exit_code = 25
 
 
 class ContextLengthError(VistuneError):
