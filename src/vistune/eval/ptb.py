@@ -72,11 +72,11 @@ _L = rf"[^\d{_OTHER}]"  # a letter
 _A = f"[^{_OTHER}]"  # a letter or digit
 _APOS = "(?:['’]|&apos;)"
 _TICK = "(?:['’`‘]|&apos;)"
-_ACRONYM = r"[A-Za-z](?:\.[A-Za-z])*\."
-_WORD = rf"{_L}{_A}*(?:[.!?]{_L}{_A}*)*"
+_ACRONYM = r"[A-Za-z](?:\.[A-Za-z]){0,99}\."
+_WORD = rf"{_L}{_A}{{0,9999}}+(?:[.!?]{_L}{_A}{{0,999}}+){{0,99}}"
 _CLITIC = rf"{_APOS}(?i:[msd]|re|ve|ll)"
-_PART = rf"(?:[dDoOlL]{_TICK}{_L})?{_A}+"
-_SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
+_PART = rf"(?:[dDoOlL]{_TICK}{_L})?{_A}{{1,9999}}+"
+_SLASHED = r"[A-Za-z0-9]{1,9999}+(?:-[A-Za-z]+){0,2}"
 
 _ABBREVIATIONS = frozenset(
     # not a list of literals: a hundred of them would hide the rules
@@ -102,6 +102,7 @@ _FILES = "bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mo
 
 _FILE = rf"({_A}{{1,100}}(?:\.{_A}{{1,100}}){{0,20}}\.(?i:{_FILES}))(?:\s|[.?!,]|\Z)"
 
+# Repetitions are bounded, so that no junk is slow; words of a hundred parts do not occur.
 # Each rule has the token as its group 1; what it matches after that only decides which rule is the longest.
 _STARTING_WITH_A_LETTER = (
     r"((?i:can))(?i:not)",
@@ -118,23 +119,23 @@ _STARTING_WITH_A_LETTER = (
     r"((?i:c\+\+|c#|f#))",
     rf"({_SLASHED}(?:\\?/{_SLASHED}){{1,2}})",
     r"([A-Z]+\$)",
-    rf"({_A}[A-Za-z0-9.,]{{0,200}}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]+))+)",
-    rf"({_PART}(?:[-_‐]{_PART})*)",
-    r"([A-Z]+(?:(?:&amp;|[+&])[A-Z]+)+)",
+    rf"({_A}[A-Za-z0-9.,]{{0,200}}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]++)){{1,99}})",
+    rf"({_PART}(?:[-_‐]{_PART}){{0,99}})",
+    r"([A-Z]+(?:(?:&amp;|[+&])[A-Z]+){1,99})",
     rf"({_ACRONYM})",
     _FILE,
     rf"({_WORD}\.)[,;:]",
-    rf"({_PART}(?:[-_‐]{_PART})*\.)[,;:]",
+    rf"({_PART}(?:[-_‐]{_PART}){{0,99}}\.)[,;:]",
 )
 _STARTING_WITH_A_DIGIT = (
-    r"(\d+(?:[.:,٫٬]\d+)*)",
+    r"(\d{1,9999}+(?:[.:,٫٬]\d+){0,99})",
     r"((?:\d{1,4}[- ])?\d{1,4}(?:\\?/|⁄)\d{1,4})",
     r"((?:\d{2,4}[- ])?\d{2,4}[- ]\d{3,4}[- ]?\d{3,5})",
     r"(\d{1,2}[-/]\d{1,2}[-/]\d{2,4})",
     rf"({_SLASHED}(?:\\?/{_SLASHED}){{1,2}})",
-    rf"({_A}[A-Za-z0-9.,]{{0,200}}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]+))+)",
-    rf"({_PART}(?:[-_‐]{_PART})*)",
-    rf"({_PART}(?:[-_‐]{_PART})*\.)[,;:]",
+    rf"({_A}[A-Za-z0-9.,]{{0,200}}(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9]++)){{1,99}})",
+    rf"({_PART}(?:[-_‐]{_PART}){{0,99}})",
+    rf"({_PART}(?:[-_‐]{_PART}){{0,99}}\.)[,;:]",
     _FILE,
 )
 _SIGNS = (
@@ -153,7 +154,7 @@ _SIGNS = (
     rf"(#{_L}+)",
     r"(@@+)",
     r"(-(?i:[lr][rcs]b)-)",
-    r"([-+]?\d*(?:[.:,٫٬]\d+)+|[-+]\d+)",
+    r"([-+]?\d{0,99}+(?:[.:,٫٬]\d+){1,99}|[-+]\d+)",
     r"((?:\(\d{2,3}\) ?|\+\+?(?:\d{2,4}[- ])?\d{2,4}[- ])\d{3,4}[- ]?\d{3,5})",
     rf"([{_SUPERSCRIPTS[:3]}⁰⁴-⁹]+|[₀-₉]+)",
     r"([<>]?[:;=][-o']?[()\[\]{|\\dDpPO])(?:[^A-Za-z]|\Z)",
@@ -185,7 +186,7 @@ _RARE_RULES = {needle: re.compile(pattern) for needle, pattern in _ANYWHERE.item
 
 _PLAIN = re.compile(r"[A-Za-z]+(?:[,.]? +[A-Za-z]+)*[,.]? *")
 _PLAIN_WORD = re.compile(r"([A-Za-z]+)([,.]?)")
-_WORD_ALONE = re.compile(rf"{_L}{_A}*(?=,? |,?\Z)")
+_WORD_ALONE = re.compile(rf"{_L}{_A}{{0,9999}}+(?=,? |,?\Z)")
 _ABBREVIATION = re.compile(r"((?i:ph\.d|ed\.d)|[A-Za-z]{2,10})\.")
 _BEFORE_A_NUMBER = re.compile(r"((?i:ca|figs?|nos?|prop|art|pp|op)\.) ?\d")
 _ENDS_SENTENCE = re.compile(rf" +(?=[A-Z])(?:(?i:{_STARTERS})(?=\s|\Z)|Mr\.)| *</?[A-Za-z]")

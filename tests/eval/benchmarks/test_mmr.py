@@ -108,6 +108,7 @@ def test_what_is_no_box_of_four_numbers_is_named(box: object):
         ("abab", "ab", 1 / 2),
         ("-", "", 1.0),  # a gap is written like a hyphen
         ("-a", "xa", 1 / 2),
+        ("baac", "bcabac", 3 / 4),  # a gap in the prediction comes before one in gold
         ("-a", "b-a", 2 / 3),  # the hyphen for the skipped b counts as gold's first character
     ],
 )

@@ -96,6 +96,8 @@ def test_gold_without_text_is_wrong_or_the_official_failure():
         ("It is a dog", "A"),  # the article is a letter by itself
         ("A.\nfoo\nB", "A"),
         ("C_ x", "C"),  # signs are deleted before a blank
+        ("E.g. this", "E"),
+        ("x B.5", "B"),  # a dot before a digit stays
         ("x/B", "B"),  # and become blanks elsewhere
     ],
 )
@@ -104,7 +106,7 @@ def test_lmms_takes_the_first_letter_that_stands_alone(pred: str, letter: str):
     assert not mvbench.match_lmms(pred, "A" if letter != "A" else "B")
 
 
-@pytest.mark.parametrize("pred", ["", "F", "cat", "Bdog", "1,2/B", "C.D"])
+@pytest.mark.parametrize("pred", ["", "F", "cat", "Bdog", "1,2/B", "C.D", "B.foo\nbar"])
 def test_lmms_without_a_letter_is_wrong(pred: str):
     assert not mvbench.match_lmms(pred, "B")
 

@@ -66,6 +66,7 @@ def test_answers_in_one_text_are_named():
         ("red", ["red"], 1.0),
         ("red chair", ["chair"], 2 / 3),  # precision 1/2, recall 1
         ("a a b", ["a c"], 4 / 7),  # membership: precision 2/3, recall 1/2
+        ("a", ["a a b"], 4 / 5),  # precision 1, recall 2/3
         ("red", ["blue", "red one"], 2 / 3),
         ("", ["a"], 0.0),
         ("x", ["a"], 0.0),
