@@ -48,6 +48,8 @@ TOKENISED = [
     ("http://a.com/b. www.x.com/yz me@x.com", "http://a.com/b www.x.com/yz me@x.com"),
     ("dog😀cat café 20°C x²", "dog cat café 20 ° c x ²"),
     ("a_b __ x_", "a_b __ x _"),
+    ("they cannot go", "they can not go"),
+    ("a/b/c/d", "a/b/c / d"),
     ("12a.png img_1.png C++ c#", "12a.png img_1 png c++ c#"),
     ("1,000-foot hello,world-x", "1,000-foot hello,world-x"),
 ]
@@ -195,6 +197,7 @@ def test_without_java_meteor_is_missing_and_the_protocol_says_so(monkeypatch: py
     scores = captions.detail([("a dog.", ["A dog"]), ("x", ["y"])])
     assert list(scores.corpus) == list(captions.METRICS)
     assert scores.corpus["METEOR"] is None
+    assert scores.per_item[0]["METEOR"] is None
     assert scores.protocol == "ptb-python, no METEOR (Java was not found)"
     with pytest.raises(MissingDependency, match=r"Java.*vistune\[eval\]"):
         captions.ptb_tokenize("a", "stanford")
