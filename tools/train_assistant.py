@@ -7,7 +7,7 @@
     install   projector and adapter go to src/vistune/assets/assistant
 
 Every step is skipped when its result is there, and training goes on from its last checkpoint: the command can be stopped and given again.
-`--blind` trains the same recipe with every picture replaced by a grey one: what questions alone give away.
+`--blind` tunes by the same recipe with every picture replaced by a grey one: what questions alone give away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from vistune.eval.benchmarks import easy_vqa
 from vistune.journal import atomic_write
@@ -34,32 +34,30 @@ from vistune.types import Conversation, SamplingParams
 
 ASSETS = Path(__file__).parent.parent / "src/vistune/assets"
 SCENES = 12_000
-DENSE_SCENES = 6_000  # five things each: only for alignment, which learns from every cell
-EASY_VQA_CONVERSATIONS = 1_500
+DENSE_SCENES = 18_000  # four or five things each: only for alignment, which learns from every cell
+EASY_VQA_CONVERSATIONS = 2_000
 TEXT_REPEATS = 2
-TUNE_STEPS = 750
+TUNE_STEPS = 900
 BLANK = "blank.png"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/assistant"), help="folder for data and runs (about 5 GB)")
-    parser.add_argument("--blind", action="store_true", help="train with grey pictures, and install nothing")
+    parser.add_argument("--blind", action="store_true", help="tune with grey pictures, and install nothing")
+    parser.add_argument("--steps", type=int, default=TUNE_STEPS, help="of the tune; another number installs nothing")
     arguments = parser.parse_args()
     data = arguments.work / "data"
     prepare_data(data)
     cache = str(arguments.work / "features")
     align = replace(smol_align(), output=str(arguments.work / "align"), feature_cache=cache)
-    tune = replace(smol_tune(), output=str(arguments.work / "tune"), feature_cache=cache, max_steps=TUNE_STEPS)
-    if arguments.blind:
-        # Nothing to align grey pictures with: the projector starts as it is made.
-        start = replace(align.model, max_length=tune.model.max_length)
-        blind = replace(tune, output=str(arguments.work / "blind"), model=start)
-        train_once(with_data(blind, data, "blind.json"))
-        return
-    train_once(with_data(align, data, "align.jsonl"))
-    tune = replace(tune, model=replace(tune.model, init_from=f"{align.output}/model"))
-    install(train_once(with_data(tune, data, "mix.json")))
+    aligned = train_once(with_data(align, data, "align.jsonl"))
+    tune = replace(smol_tune(), feature_cache=cache, max_steps=arguments.steps)
+    tune = replace(tune, model=replace(tune.model, init_from=str(aligned)))
+    name = "blind" if arguments.blind else "tune" if arguments.steps == TUNE_STEPS else f"tune-{arguments.steps}"
+    tuned = train_once(with_data(replace(tune, output=str(arguments.work / name)), data, "blind.json" if arguments.blind else "mix.json"))
+    if name == "tune":
+        install(tuned)
 
 
 def train_once(config: TrainConfig) -> Path:
@@ -87,12 +85,12 @@ def prepare_data(folder: Path) -> None:
     if not (folder / "scenes").exists():
         write_scenes(folder / "scenes", SCENES, seed=0)
     if not (folder / "dense").exists():
-        write_scenes(folder / "dense", DENSE_SCENES, seed=1, spec=SceneSpec(counts=(5,)), turns=1)
+        write_scenes(folder / "dense", DENSE_SCENES, seed=1, spec=SceneSpec(counts=(4, 5)), turns=1)
     lines = [json.dumps(row) for part in ("scenes", "dense") for row in within(folder, part, read_lines(folder / part / "align.jsonl"))]
-    atomic_write(folder / "align.jsonl", "\n".join(lines).encode())
-
     rows = list(within(folder, "scenes", json.loads((folder / "scenes/instruct.json").read_text())))
-    rows += copy_easy_vqa(folder)
+    shapes = copy_easy_vqa(folder)
+    atomic_write(folder / "align.jsonl", "\n".join([*lines, *easy_vqa_cells(folder, shapes)]).encode())
+    rows += shapes
     rows += read_lines(base_answers(folder)) * TEXT_REPEATS
     for number, row in enumerate(rows):
         row_id = f"{row['id']}-{number}"
@@ -122,6 +120,23 @@ def copy_easy_vqa(folder: Path) -> list[dict[str, Any]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(easy_vqa.image_root() / row["image"], target)
     return list(within(folder, "easy_vqa", chosen))
+
+
+def easy_vqa_cells(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Rows for alignment: a picture's one shape, all that differs from its corner, and the words that its questions give for it."""
+    words: dict[str, dict[str, None]] = {}
+    for row in rows:
+        answers = [turn["value"].rstrip(".").lower() for turn in row["conversations"] if turn["from"] == "gpt"]
+        words.setdefault(row["image"], {}).update(dict.fromkeys(answer for answer in answers if answer not in ("yes", "no")))
+    for image, labels in words.items():
+        with Image.open(folder / image) as file:
+            picture = file.convert("RGB")
+        ground = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+        left, top, right, bottom = ImageChops.difference(picture, ground).getbbox() or (0, 0, *picture.size)
+        width, height = picture.size
+        edges = [left / width, top / height, right / width, bottom / height]
+        boxes = [{"label": label, "xyxy": edges} for label in labels]
+        yield json.dumps({"image": image, "width": width, "height": height, "boxes": boxes, "source": "easy-vqa"})
 
 
 def base_answers(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 
 from vistune.errors import UnknownName, UsageError
 from vistune.model.config import ImageConfig, ModelConfig
-from vistune.model.projector import build_projector
+from vistune.model.projector import GridMLPProjector, build_projector
 
 CLIP = {"image_size": 28, "patch_size": 7, "hidden_size": 24}
 
@@ -32,19 +32,77 @@ def test_mlp_has_the_names_and_the_exact_gelu_of_the_hugging_face_folder():
     assert torch.equal(projector(features), expected)
 
 
+PLACES = nn.functional.normalize(torch.randn(16, 32), dim=-1)
+
+
 def test_grid_mlp_gives_visual_tokens_the_scale_of_words_whatever_the_features_scale():
     projector = projector_of("grid_mlp")
     features = torch.randn(50, 16, 24) * torch.logspace(-3, 3, 24) + 7
     words = torch.randn(500, 32) * 0.136
-    projector.fit(features, words)
-    assert projector(features).std().item() == pytest.approx(0.136, rel=0.05)
+    projector.fit(features, words, PLACES)
+    # What lies in a cell at the scale of a word, and half as much for where it lies.
+    assert projector(features).std().item() == pytest.approx(0.136 * 1.25**0.5, rel=0.05)
+
+
+def test_grid_mlp_begins_by_calling_each_place_by_its_word():
+    projector = projector_of("grid_mlp")
+    projector.fit(torch.randn(50, 16, 24), torch.randn(500, 32), PLACES)
+    tokens = projector(torch.randn(200, 16, 24)).mean(0)
+    assert nn.functional.cosine_similarity(tokens[:, None], PLACES[None], dim=-1).argmax(1).tolist() == list(range(16))
+
+
+def test_grid_mlp_lets_a_cell_hear_its_neighbours_and_no_others():
+    projector = projector_of("grid_mlp")
+    nn.init.normal_(projector.neighbours.weight)
+    features = torch.randn(1, 16, 24)
+    changed = features.clone()
+    changed[0, 5] += 1.0  # row 1, column 1 of 4 × 4
+    moved = (projector(features) - projector(changed)).abs().amax(-1)[0] > 1e-6
+    assert moved.nonzero().flatten().tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+
+
+def test_grid_mlp_says_what_it_sees_in_the_words_it_was_given():
+    projector = projector_of("grid_mlp")
+    words = nn.functional.normalize(torch.randn(6, 32), dim=-1)
+    projector.fit(torch.randn(50, 16, 24), torch.randn(500, 32) * 0.136, PLACES)
+    projector.take_words(words, 1e5)
+    features = torch.randn(3, 16, 24)
+    said = (projector.content(features) @ words.T).argmax(-1)
+    # So sharp that each cell is one word, as long as a word of the language model is, with the cell's place added.
+    length = 0.136 * 32**0.5
+    torch.testing.assert_close(projector(features), words[said] * length + 0.5 * PLACES * length, rtol=0.1, atol=0.02)
+
+
+def test_grid_mlp_that_is_unsure_says_several_words_by_their_probability():
+    projector = projector_of("grid_mlp")
+    words = nn.functional.normalize(torch.randn(6, 32), dim=-1)
+    projector.take_words(words, 5.0)
+    features = torch.randn(2, 16, 24)
+    weights = (5.0 * nn.functional.normalize(projector.content(features), dim=-1) @ words.T).softmax(-1)
+    assert 0.2 < weights.max(-1).values.mean() < 0.95
+    torch.testing.assert_close(projector(features), weights @ words * 32**0.5 + projector.position)
+
+
+def test_grid_mlp_with_words_runs_in_half_precision():
+    projector = projector_of("grid_mlp")
+    projector.take_words(nn.functional.normalize(torch.randn(6, 32), dim=-1), 20.0)
+    features = torch.randn(2, 16, 24)
+    expected = projector(features)
+    found = projector.to(torch.bfloat16)(features.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.2)
+
+
+def test_grid_mlp_refuses_tokens_that_are_no_square_grid():
+    with pytest.raises(UsageError, match="17 tokens"):
+        GridMLPProjector(24, 32, 17)
 
 
 def test_grid_mlp_standardises_each_channel_and_leaves_a_constant_one_small():
     projector = projector_of("grid_mlp")
     features = torch.randn(50, 16, 24) * torch.logspace(-1, 1, 24)
     features[..., 0] = 5.0
-    projector.fit(features, torch.randn(10, 32))
+    projector.fit(features, torch.randn(10, 32), PLACES)
     standardised = (features - projector.feature_mean) / projector.feature_std
     torch.testing.assert_close(standardised[..., 1:].flatten(0, 1).std(0), torch.ones(23), atol=1e-3, rtol=0)
     assert standardised[..., 0].abs().max() < 1e-3
@@ -58,7 +116,7 @@ def test_grid_mlp_tells_equal_cells_apart_by_their_place():
 
 def test_grid_mlp_cannot_be_fitted_to_nothing():
     with pytest.raises(UsageError, match="two or more"):
-        projector_of("grid_mlp").fit(torch.randn(0, 16, 24), torch.randn(10, 32))
+        projector_of("grid_mlp").fit(torch.randn(0, 16, 24), torch.randn(10, 32), PLACES)
 
 
 def test_an_unknown_projector_lists_the_right_ones():

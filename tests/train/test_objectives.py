@@ -9,7 +9,7 @@ import torch
 
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
-from vistune.train.objectives import CellNames, annotation_names, cell_words
+from vistune.train.objectives import CellNames, annotation_names, cell_places, cell_words
 from vistune.types import Box, ImageAnnotations
 
 Mode = Literal["crop", "pad", "squash"]
@@ -65,11 +65,19 @@ def test_names_are_sorted_and_hold_the_background_once():
     assert annotation_names([picture, picture], "background") == ["ant", "background", "cat"]
 
 
-def test_a_name_is_the_mean_of_its_tokens_embeddings_at_unit_length(tiny: tuple[Llava, Processor]):
+def test_a_name_is_its_tokens_embeddings_the_first_counting_most_at_unit_length(tiny: tuple[Llava, Processor]):
     model, processor = tiny
     names = CellNames.of(["red", "red blue"], model, processor)
     embeddings = model.causal_lm.get_input_embeddings().weight.detach()
     ids = processor.tokenizer.encode(" red blue", add_special_tokens=False)
-    mean = embeddings[ids].mean(0)
-    torch.testing.assert_close(names.directions[1], mean / mean.norm())
+    mixed = sum(embeddings[token] / 2**place for place, token in enumerate(ids))
+    torch.testing.assert_close(names.directions[1], mixed / mixed.norm())
     torch.testing.assert_close(names.directions.norm(dim=-1), torch.ones(2))
+
+
+def test_cells_are_called_by_the_third_of_the_picture_that_they_lie_in():
+    assert cell_places(3) == ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"]
+    seven = cell_places(7)
+    assert [seven[7 * row + column] for row, column in ((0, 6), (1, 3), (2, 1), (3, 3), (4, 4), (6, 0))] == [
+        "top right", "top", "left", "center", "center", "bottom left",
+    ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.train import trainer
-from vistune.train.config import ModelChoice, TrainConfig
+from vistune.train.config import ModelChoice, TrainConfig, override
 from vistune.train.start import start_model
 from vistune.train.trainer import train
 from vistune.types import Conversation, ImagePart
@@ -77,6 +79,31 @@ def test_two_backbones_become_a_projector_and_then_an_adapter_on_them(
     model, processor = load_model(folder, dtype=torch.float32)
     found, expected = (logits(each.float(), processor, coloured_squares / "0.png") for each in (model, trained[1]))
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)  # the frozen weights were held in bf16
+
+
+def test_an_aligned_grid_projector_says_what_it_sees_in_the_words_of_its_data(
+    config: TrainConfig, backbones: tuple[str, str], trained: list[Llava], coloured_squares: Path, tmp_path: Path
+):
+    choice = replace(config.model, init_from="", language_model=backbones[0], vision_tower=backbones[1], projector="grid_mlp")
+    align = override(replace(config, model=choice, max_steps=3), {"objective": "align", "data.dataset": "annotations.jsonl"})
+    stopped = replace(align, output=str(tmp_path / "stopped"), save_every=2)
+    folders = [train(align), train(stopped)]
+    shutil.rmtree(folders[1])
+    folders[1] = train(stopped, resume=True)
+    labels = {
+        box["label"] for line in (coloured_squares / "annotations.jsonl").read_text().splitlines() for box in json.loads(line)["boxes"]
+    }
+    model, processor = load_model(folders[0])
+    assert model.config.visual_words == len(labels | {"background"})
+    torch.testing.assert_close(
+        logits(model, processor, coloured_squares / "0.png"), logits(trained[0], processor, coloured_squares / "0.png")
+    )
+    # Gone on with, the run has the same words and the same weights.
+    tensors = [load_model(folder)[0].multi_modal_projector.state_dict() for folder in folders]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    # The next stage goes on with them.
+    second = replace(config, output=str(tmp_path / "second"), max_steps=1, model=replace(choice, init_from=str(folders[0])))
+    assert torch.equal(load_model(train(second))[0].multi_modal_projector.words, model.multi_modal_projector.words)
 
 
 def test_a_run_without_a_model_says_what_to_set():

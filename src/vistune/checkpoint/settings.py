@@ -62,6 +62,7 @@ def config_from(
         vision_config=vision_config,
         text_config=text_config,
         projector=chosen(model, choices, "projector"),
+        visual_words=model.integer("visual_words", 0, high=_MAX_TOKENS),
         feature_layer=model.integer("feature_layer", low=-1024, high=1024),
         feature_select=chosen(model, choices, "feature_select"),
         image=ImageConfig(

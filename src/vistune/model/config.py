@@ -59,6 +59,8 @@ class ModelConfig:
     vision_config: Mapping[str, Any] = field(default_factory=dict)
     text_config: Mapping[str, Any]
     projector: ProjectorType = "mlp2x_gelu"
+    visual_words: int = 0
+    """`grid_mlp` only: in how many words an aligned projector says what it sees; 0 before alignment."""
     feature_layer: int = -2
     """Index into the tower's hidden states, of which 0 is the embedding output (the original's `mm_vision_select_layer`)."""
     feature_select: FeatureSelect = "patch"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -24,6 +24,7 @@ from vistune.model.backbones import patches_per_side
 from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
+from vistune.model.projector import GridMLPProjector, word_logits
 from vistune.train.config import AlignConfig, LossMask
 from vistune.train.features import FrozenFeatures, picture_keys
 from vistune.types import Conversation, ImageAnnotations, ImagePart, InstructionExample, Message
@@ -134,7 +135,11 @@ def measure_example(example: InstructionExample, processor: Processor, mask: Los
 
 @dataclass(frozen=True)
 class CellNames:
-    """What can lie in a cell, and the language model's own words for it: one mean word embedding per name, at unit length."""
+    """What can lie in a cell, and the language model's own words for it: one mean word embedding per name, at unit length.
+
+    Of a name of several pieces the first counts most and each further one half of the one before it: with equal shares, "wheel·b·arrow"
+    was read as "barrow".
+    """
 
     names: tuple[str, ...]
     directions: Tensor  # [K, D] float32
@@ -147,7 +152,8 @@ class CellNames:
         for name in names:
             # With the space before it, as the word stands inside a sentence.
             ids = tokenizer.encode(f" {name}", add_special_tokens=False)
-            rows.append(embeddings[ids].mean(0))
+            shares = 0.5 ** torch.arange(len(ids))
+            rows.append(shares @ embeddings[ids])
         return cls(tuple(names), F.normalize(torch.stack(rows), dim=-1))
 
 
@@ -163,6 +169,12 @@ class Align(Objective):
         # A cell of the background teaches little and there are many: its share of the loss is a setting.
         self._weights = torch.ones(len(names.names))
         self._weights[self._number[config.background]] = config.background_weight
+
+    def give_words(self, model: Llava) -> None:
+        """Lets a `grid_mlp` say what it sees in the words that are aligned here; other projectors have no such end."""
+        if isinstance(model.multi_modal_projector, GridMLPProjector):
+            model.multi_modal_projector.take_words(self._names.directions, self._config.logit_scale)
+            model.config = replace(model.config, visual_words=len(self._names.names))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -180,8 +192,9 @@ class Align(Objective):
         cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
         pixels = [example.inputs.pixel_values for example in examples if example.inputs.pixel_values is not None]
         features = torch.cat(cached).to(device) if cached else model.encode_images(torch.cat(pixels).to(device))  # [V, P, Dv]
-        tokens = F.normalize(model.multi_modal_projector(features).float(), dim=-1)  # [V, P, D]
-        logits = self._config.logit_scale * tokens.flatten(0, 1) @ self._names.directions.to(device).T  # [V·P, K]
+        projector = model.multi_modal_projector
+        tokens = projector.content(features) if isinstance(projector, GridMLPProjector) else projector(features)  # [V, P, D]
+        logits = word_logits(tokens.flatten(0, 1), self._names.directions.to(device), self._config.logit_scale)  # [V·P, K]
         first_cells = torch.tensor([[view * self._side**2, 0] for view in range(len(examples))])
         targets = torch.cat([e.targets + first for e, first in zip(examples, first_cells, strict=True) if e.targets is not None])
         shares, (cells, words) = self._shares(targets).to(device), targets.to(device).unbind(1)
@@ -256,6 +269,17 @@ def _cell(position: float, stretch: float, side: int) -> int | None:
     """The cell along one axis that a position (fraction of the picture) falls into, or None outside the view."""
     cell = int(((position - 0.5) / stretch + 0.5) * side // 1)
     return cell if 0 <= cell < side else None
+
+
+def cell_places(side: int) -> list[str]:
+    """What people call the place of each of side × side cells, row by row: "top left" to "bottom right", by thirds of the picture."""
+
+    def third(cell: int, low: str, high: str) -> str:
+        centre = (cell + 0.5) / side
+        return low if centre < 1 / 3 else high if centre > 2 / 3 else ""
+
+    rows, columns = ([third(cell, *ends) for cell in range(side)] for ends in (("top", "bottom"), ("left", "right")))
+    return [f"{row} {column}".strip() or "center" for row in rows for column in columns]
 
 
 def annotation_names(pictures: Sequence[ImageAnnotations], background: str) -> list[str]:

@@ -150,7 +150,7 @@ def smol_align() -> TrainConfig:
         data=DataConfig(dataset="scenes_align"),
         batch=BatchConfig(conversations=64),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01),
-        epochs=10.0,
+        epochs=4.0,
         feature_cache="runs/features",
         save_as="bf16",
     )
@@ -183,7 +183,8 @@ def smol_tune() -> TrainConfig:
         trainable=("projector", "lora"),
         lora=LoraConfig(rank=24, alpha=48, dropout=0.0),
         data=DataConfig(dataset="scenes_instruct", validation_rows=64),
-        optim=OptimConfig(lr=1e-3, projector_lr=5e-4),
+        # The projector knows its names from the alignment, and forgets at higher rates: at 5e-4 a quarter of them in 1,200 conversations.
+        optim=OptimConfig(lr=1e-3, projector_lr=1e-5),
         save_every=150,
         validate_every=150,
     )

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from vistune.train.config import FREE_ON_RESUME, TrainConfig, flat, to_json
 from vistune.train.features import FrozenFeatures, digest_of, open_store
 from vistune.train.lessons import Lessons, load_lessons
 from vistune.train.metrics import Display, MetricsLog, draw_loss_curve, read_metrics
-from vistune.train.objectives import NextToken, Objective, Prepared
+from vistune.train.objectives import Align, CellNames, NextToken, Objective, Prepared, cell_places
 from vistune.train.optim import make_optimizer, schedule_factor, set_learning_rates
 from vistune.train.parts import choose_parts, hold_in_precision, trained_tensors
 from vistune.train.start import Start, save_result, start_model
@@ -79,6 +79,9 @@ def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers |
         hold_in_precision(start.model, config.precision)
         start.model.to(_device(config))
         lessons = load_lessons(config, start.model, start.processor, manifest_path=folder / "data.json")
+        if isinstance(lessons.training, Align):
+            lessons.training.give_words(start.model)
+            start = replace(start, processor=Processor(start.processor.tokenizer, start.model.config))
         run = _Run(config, start, lessons, shown, deadline=_deadline(config, started))
         run.prepare_features(open_files)
         run.resume_or_begin(resume)
@@ -192,7 +195,8 @@ class _Run:
                 features.append(self._encode(inputs.pixel_values).cpu())
         if features:
             words = self.model.causal_lm.get_input_embeddings().weight
-            projector.fit(torch.cat(features).to(self.device), words)
+            places = CellNames.of(cell_places(projector.side), self.model, self.processor).directions
+            projector.fit(torch.cat(features).to(self.device), words, places.to(self.device))
 
     # --- the steps ---
 
