@@ -31,8 +31,8 @@ nightly: install  ## the long tiers
 	$(BIN)/python -m pytest -m nightly
 
 check: install  ## format, lint, types
-	$(BIN)/ruff format --check src tests benchmarks tools
-	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools examples
+	$(BIN)/ruff check src tests benchmarks tools examples
 	$(BIN)/pyright
 
 bench: install  ## timings and measured quality, into benchmarks/results
@@ -44,7 +44,7 @@ bench: install  ## timings and measured quality, into benchmarks/results
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
 	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
 
-assistant: install  ## train the bundled assistant again, from its recipe (about an hour on two cores)
+assistant: install  ## train the bundled assistant again, from its recipe (about an hour and a quarter on two cores)
 	$(BIN)/python tools/train_assistant.py
 
 clean:
