@@ -40,6 +40,7 @@ bench: install  ## timings and measured quality, into benchmarks/results
 	$(BIN)/python benchmarks/first_token.py
 	$(BIN)/python benchmarks/hostile_images.py
 	$(BIN)/python benchmarks/filters.py
+	$(BIN)/python benchmarks/data_engine.py
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype float32 --out benchmarks/results/ragged_float32.json
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
 	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
