@@ -45,7 +45,7 @@ bench: install  ## timings and measured quality, into benchmarks/results
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
 	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
 
-assistant: install  ## train the bundled assistant again, from its recipe (about an hour and a quarter on two cores)
+assistant: install  ## train the bundled assistant again, from its recipe (an hour to an hour and a half on two cores)
 	$(BIN)/python tools/train_assistant.py
 
 clean:

@@ -10,7 +10,8 @@
     --hour    2520 s   stage 2 again, both at 2e-4, in another order
 
 Each stage is a cosine over as many steps as its seconds hold: a few steps are timed first. Drawing and encoding are not counted. Everything
-is the trainer of vistune, so what is compared is the recipe: data per picture, alignment, rates, adapters.
+is the trainer of vistune, so what is compared is the recipe: data per picture, alignment, rates, adapters, and a projector without words,
+neighbours and names of places, as the trial's was. The committed result is from before `grid_mlp` had them (b0312f7).
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+from torch import Tensor, nn
+
 from vistune.journal import atomic_write
 from vistune.model.config import LoraConfig
 from vistune.model.llava import Llava
+from vistune.model.projector import GridMLPProjector
 from vistune.scenes.write import write_scenes
 from vistune.train import trainer
 from vistune.train.config import AlignConfig, BatchConfig, DataConfig, OptimConfig, Part, TrainConfig
 from vistune.train.metrics import read_metrics
+from vistune.train.objectives import Align
 from vistune.train.parts import choose_parts
 from vistune.train.recipes import smol_align, smol_pretrain
 
@@ -40,14 +45,24 @@ TIMED_STEPS = {"align": 60, "next_token": 12}
 
 
 @contextmanager
-def embeddings_frozen() -> Iterator[None]:
-    """The trial left the word embeddings as they are; no recipe of vistune does, so it is arranged here."""
+def as_in_the_trial() -> Iterator[None]:
+    """The trial left the word embeddings as they are, and its projector was an MLP alone. No recipe is like that; it is arranged here."""
 
     def choose(model: Llava, parts: Sequence[Part], lora: LoraConfig) -> None:
         choose_parts(model, parts, lora)
         model.causal_lm.get_input_embeddings().weight.requires_grad_(False)
+        model.multi_modal_projector.neighbours.requires_grad_(False)  # they begin at zero, and stay there
 
-    with mock.patch.object(trainer, "choose_parts", choose):
+    def fit(projector: GridMLPProjector, features: Tensor, word_embeddings: Tensor, places: Tensor) -> None:
+        measure(projector, features, word_embeddings, places)
+        nn.init.normal_(projector.position, std=0.02)
+
+    measure = GridMLPProjector.fit
+    with (
+        mock.patch.object(trainer, "choose_parts", choose),
+        mock.patch.object(GridMLPProjector, "fit", fit),
+        mock.patch.object(Align, "give_words", return_value=None),
+    ):
         yield
 
 
@@ -58,7 +73,7 @@ def run(config: TrainConfig, seconds: float) -> Path:
         return model
     timed = replace(config, output=f"{config.output}-timed", max_steps=TIMED_STEPS[config.objective])
     shutil.rmtree(timed.output, ignore_errors=True)
-    with embeddings_frozen():
+    with as_in_the_trial():
         trainer.train(timed)
         # The first third are slower: memory is taken, caches are cold.
         rows = [row for row in read_metrics(Path(timed.output, "metrics.jsonl")) if "seconds" in row]

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistune.errors import ScoringError
+from vistune.eval.benchmarks.vqa import remove_punctuation
 
 UNBOUNDED_SECONDS = (-100_000.0, 100_000.0)
 _LETTER = re.compile(r"\b([A-E])\b", re.IGNORECASE)
 _LETTERED_OPTION = re.compile(r"[A-E]\.", re.IGNORECASE)
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_DOT = re.compile(r"\.(?!\d)")
-_DOTS_REMOVED = 32  # VQA's code passes a flag where the number of replacements belongs; its value is 32
 
 
 def format(data: Mapping[str, Any]) -> tuple[str, str]:
@@ -115,19 +112,9 @@ def _read_lmms(text: str) -> str:
     before, _, last_line = text[2:].rpartition("\n")
     if _LETTERED_OPTION.match(text) and last_line and not before.strip():
         return text[0].upper()
-    text = _without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+    text = remove_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     for sign in "'\")(":
         text = text.strip(sign)
     text = text.strip().lower()
     found = _LETTER.search(text)
     return found[1].upper() if found else text
-
-
-def _without_punctuation(text: str) -> str:
-    """VQA's punctuation step: whether a sign is deleted or becomes a blank depends on the text before anything was replaced."""
-    number_with_comma = _COMMA_IN_NUMBER.search(text) is not None
-    cleaned = text
-    for sign in _PUNCTUATION:
-        deleted = number_with_comma or f"{sign} " in text or f" {sign}" in text
-        cleaned = cleaned.replace(sign, "" if deleted else " ")
-    return _DOT.sub("", cleaned, count=_DOTS_REMOVED)
