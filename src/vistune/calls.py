@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import math
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +369,7 @@ class _AnswerLog:
         self._answers: dict[bytes, int] = {}
         self._posted: list[tuple[Mapping[str, Any], int, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._appending = threading.Lock()
         self._journal = Journal(path, sync="manual")
         try:
             self._load(stats)
@@ -400,18 +402,21 @@ class _AnswerLog:
         return written
 
     def close(self) -> None:
-        left, self._posted = self._posted, []  # by an event loop that ended early
-        try:
-            for outcome in self._append([(record, 0) for record, _, _ in left]):
-                if isinstance(outcome, VistuneError):
-                    raise outcome
-        finally:
-            self._journal.close()
+        with self._appending:
+            left, self._posted = self._posted, []  # by an event loop that ended early
+            try:
+                for outcome in self._append([(record, 0) for record, _, _ in left]):
+                    if isinstance(outcome, VistuneError):
+                        raise outcome
+            finally:
+                self._journal.close()
 
     async def _write_posted(self) -> None:
         while self._posted:
             batch, self._posted = self._posted, []
-            outcomes = await asyncio.to_thread(self._append, [(record, room) for record, room, _ in batch])
+            self._appending.acquire()  # the thread lets go of it: whoever closes meanwhile waits for what is under way
+            records = [(record, room) for record, room, _ in batch]
+            outcomes = await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._append_and_let_go, records))
             for (record, _, written), outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, VistuneError):
                     self._on_failure(outcome)
@@ -420,6 +425,12 @@ class _AnswerLog:
                     if record["event"] == "answer":
                         self._answers[bytes.fromhex(record["key"])] = outcome
                     written.set_result(None)
+
+    def _append_and_let_go(self, records: list[tuple[Mapping[str, Any], int]]) -> list[int | VistuneError]:
+        try:
+            return self._append(records)
+        finally:
+            self._appending.release()
 
     def _append(self, records: list[tuple[Mapping[str, Any], int]]) -> list[int | VistuneError]:
         """The place of each record, once all are on the disk, or why it is not there."""
