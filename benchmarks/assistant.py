@@ -95,12 +95,12 @@ def training_pairs(file: Path) -> Iterator[tuple[str, str]]:
 
 def chance_figures(benchmark: Benchmark, limit: int | None, pairs: Sequence[tuple[str, str]]) -> Figures:
     """What the question-only majority scores."""
-    questions = list(benchmark.load())[:limit]
+    questions = list(benchmark.questions())[:limit]
     replies = majority_replies(questions, pairs)
     graded = []
     for question in questions:
         reply = Reply(replies[question.id], "stop")
-        graded.append(Graded(question, reply, benchmark.score(question, reply)))
+        graded.append(Graded(question, reply, benchmark.score(question, reply, "")))
     return figures_of(report(benchmark.name, graded))
 
 

@@ -77,10 +77,10 @@ def unheard(suite: Benchmark, data: Path) -> Benchmark:
     rows = json.loads((data / "instruct.json").read_text(encoding="utf-8"))
     heard = {form(turn["value"].removeprefix("<image>\n")) for row in rows for turn in row["conversations"] if turn["from"] == "human"}
 
-    def load() -> Sequence[Question]:
-        return [question for question in suite.load() if form(question.conversation.messages[-1].text.strip()) not in heard]
+    def load(folder: Path, protocol: str) -> Sequence[Question]:
+        return [question for question in suite.load(folder, protocol) if form(question.conversation.messages[-1].text.strip()) not in heard]
 
-    kept, total = len(load()), len(suite.load())
+    kept, total = len(load(Path(), "")), len(suite.questions())
     print(f"{kept} of {total} questions of {suite.name} are asked in words that training never used.")
     return replace(suite, name=f"{suite.name}-unheard", load=load)
 
@@ -114,8 +114,8 @@ def main() -> None:
     data = make_data(arguments.work / "data", arguments.rows)
     suite = unheard(BENCHMARKS["scenes-v1"], data)
     if arguments.limit:
-        first = suite.load()[: arguments.limit]
-        suite = replace(suite, name=f"{suite.name}-{arguments.limit}", load=lambda: first)
+        first = suite.questions()[: arguments.limit]
+        suite = replace(suite, name=f"{suite.name}-{arguments.limit}", load=lambda folder, protocol: first)
     base = start_model(smol_align().model)
     with Engine(base.model, base.processor) as engine:
         results = {"base": [score(engine, suite, arguments.work / "base", "base").overall]}

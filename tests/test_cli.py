@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.checkpoint.tiny import tiny_llava
+from tests.eval.small import benchmark_of
 
 from vistune import cli
 from vistune.__main__ import BROKEN_PIPE, INTERRUPTED, main
 from vistune.chat_model import ScriptedChatModel
 from vistune.checkpoint.folder import save_model
 from vistune.errors import VistuneError
-from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks import BENCHMARKS
-from vistune.eval.scoring import exact_match
 from vistune.types import Conversation, Question
 
 
@@ -250,7 +249,7 @@ def test_scenes_are_drawn_into_a_folder_that_data_check_accepts(tmp_path: Path, 
 def tiny_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A benchmark of two questions, and a folder that stands for a model."""
     asked = [Question(word, Conversation(()).then("user", word), (f"You said {word}",), (), "echo") for word in ("one", "two")]
-    monkeypatch.setitem(BENCHMARKS, "echoes", Benchmark("echoes", "1", lambda: asked, exact_match))
+    monkeypatch.setitem(BENCHMARKS, "echoes", benchmark_of("echoes", asked))
     (tmp_path / "model").mkdir()
     return tmp_path / "model"
 

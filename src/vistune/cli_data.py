@@ -319,4 +319,4 @@ def _evaluation_items(against: str, images: Path | None) -> Sequence[EvaluationI
         return list(items_of_file(path, images or path.parent))
     from vistune.eval.benchmarks import benchmark_named
 
-    return list(items_of_questions(benchmark_named(against).load()))
+    return list(items_of_questions(benchmark_named(against).questions()))

@@ -148,7 +148,11 @@ class Delta:
 
 @dataclass(frozen=True)
 class Question:
-    """One benchmark item."""
+    """One benchmark item.
+
+    Items with the same `image_group` share a picture, a scene or a video, so that they are no independent evidence; an item without one
+    stands alone. `facts` is what the scorer needs of the official record besides: boxes, the type of answer, a reference answer, ...
+    """
 
     id: str
     conversation: Conversation
@@ -156,6 +160,8 @@ class Question:
     choices: tuple[str, ...] = ()
     category: str = ""
     group: str = ""
+    image_group: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.eval.small import benchmark_of
 
 from vistune.chat_model import ScriptedChatModel
 from vistune.errors import ResumeMismatch
-from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks.text_only import SideBySide
 from vistune.eval.results import BenchmarkResult, evaluate, side_by_side_markdown, table
-from vistune.eval.scoring import exact_match
 from vistune.types import Conversation, ImagePart, Question
 
 
@@ -31,16 +30,14 @@ def question(number: int, answer: str, kind: str, group: str) -> Question:
     return Question(f"q{number}", Conversation(()).then("user", picture(answer), f"\n{kind}?"), (answer,), (), kind, group)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = benchmark_of(
     "colours",
-    "1",
-    lambda: [
+    [
         question(0, "red", "what", "near/new"),
         question(1, "blue", "what", "near/old"),
         question(2, "red", "where", "near/old"),
         question(3, "red", "what", "far"),
     ],
-    exact_match,
 )
 
 

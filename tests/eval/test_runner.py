@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.eval.small import benchmark_of
 
 from vistune.errors import DataError, EvaluationIncomplete, RemoteError, ResumeMismatch
-from vistune.eval.benchmark import Benchmark, majority_replies, report
+from vistune.eval.benchmark import majority_replies, report
 from vistune.eval.runner import Prediction, grade, predict
-from vistune.eval.scoring import exact_match
 from vistune.types import Conversation, Graded, Question, Reply, SamplingParams, Score
 
 
@@ -19,7 +19,7 @@ def question(number: int, kind: str = "what", group: str = "") -> Question:
 
 
 QUESTIONS = tuple(question(number, "even" if number % 2 == 0 else "odd") for number in range(8))
-BENCHMARK = Benchmark("counting", "1", lambda: QUESTIONS, exact_match)
+BENCHMARK = benchmark_of("counting", QUESTIONS)
 
 
 class Parrot:

@@ -1,23 +1,129 @@
-"""What a benchmark is, and what its graded answers add up to."""
+"""What a benchmark is, and what graded answers add up to where no official script says it."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
+from vistune.errors import DataError, UnknownName, UsageError
+from vistune.eval.judge import JudgeRules
 from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 
 @dataclass(frozen=True)
+class About:
+    """What `vistune eval --list` says of a benchmark: what it is, where its data comes from, and where the files are to lie."""
+
+    title: str
+    source: str
+    licence: str
+    layout: str
+    """The official files below the benchmark's data folder, one path per line; `{split}` where there are several."""
+    metric: str
+    """The headline metric in words."""
+    paper: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to ask and to score; its id is a part of every result."""
+
+    id: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure as the field prints it.
+
+    A metric of one category is named "metric/category"; a category may be a path. `interval` is the 95 % interval, which the runner adds.
+    """
+
+    name: str
+    value: float
+    n: int
+    unit: Literal["percent", "points", "score"] = "percent"
+    interval: tuple[float, float] | None = None
+    headline: bool = False
+
+
+def _nothing(question: Question, protocol: str) -> Sequence[str]:
+    return ()
+
+
+def _zero_or_one(question: Question) -> tuple[Score, Score]:
+    return Score(0.0), Score(1.0)
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """A frozen set of questions and how they are graded. `load` may read files; nothing is read before it is called."""
+    """A set of questions, how they are asked and graded, and how the grades add up. Nothing is read before `load` is called.
+
+    `load(folder, protocol)` reads the official files in the benchmark's own folder. `score(question, reply, protocol)` gives a Score
+    without a value where none can be given. `summarise(graded, protocol)` is the official aggregation of the scored answers, of any part
+    of the questions, with exactly one headline; unscored answers are never in it, for the runner counts and bounds them.
+    """
 
     name: str
     version: str
-    load: Callable[[], Sequence[Question]]
-    score: Callable[[Question, Reply], Score]
+    """Of the questions as they are asked."""
+    about: About
+    protocols: tuple[Protocol, ...]
+    """The first is the default."""
+    load: Callable[[Path, str], Sequence[Question]]
+    score: Callable[[Question, Reply, str], Score]
+    summarise: Callable[[Sequence[Graded], str], tuple[Metric, ...]]
+    scorer: str = "1"
+    """Version of the scoring rules."""
     params: SamplingParams = field(default_factory=lambda: SamplingParams(max_new_tokens=96))
+    judge: JudgeRules | None = None
+    """Only where a judge gives the score; `score` is not called then."""
+    needs_data: bool = True
+    """False where the questions come with vistune or a package."""
+    continuations: Callable[[Question, str], Sequence[str]] = _nothing
+    """What is compared by likelihood under a protocol. Where there are some, the model is not asked: the reply is the continuation with the
+    highest mean log-probability of its tokens, and its `logprobs` are one entry (continuation, mean) for each."""
+    extremes: Callable[[Question], tuple[Score, Score]] = _zero_or_one
+    """The worst and the best that an unscored answer could have been, for the bounds."""
+    intervals: bool = True
+    """False where `summarise` takes seconds (corpus statistics), too long to be repeated sixty times."""
+
+    def protocol(self, id: str = "") -> Protocol:
+        """The protocol of this id, or the default one. Raises UnknownName."""
+        known = {protocol.id: protocol for protocol in self.protocols}
+        if id and id not in known:
+            raise UnknownName(f"protocol of {self.name}", id, known=known)
+        return known[id] if id else self.protocols[0]
+
+    def questions(self, data: Path | None = None, protocol: str = "") -> Sequence[Question]:
+        """The questions, read and checked.
+
+        Args:
+            data: the folder that holds the benchmark's own, `data / name`.
+
+        Raises:
+            UsageError: it needs data and was given none.
+            DataError: what `load` says, no questions, or an id that occurs twice.
+        """
+        chosen = self.protocol(protocol).id
+        folder = (data or Path()) / self.name
+        if self.needs_data and data is None:
+            raise UsageError(f"{self.name} needs its official files; give --data ROOT with them in ROOT/{self.name}. {self._files()}")
+        if self.needs_data and not folder.is_dir():
+            raise DataError(f"{folder} is no folder. {self._files()}")
+        questions = self.load(folder, chosen)
+        twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
+        if twice:
+            raise DataError(f"{self.name} has {len(twice)} ids more than once, the first {twice[0]!r}; its files are damaged or mixed.")
+        if not questions:
+            raise DataError(f"{self.name} has no questions in {folder}. {self._files()}")
+        return questions
+
+    def _files(self) -> str:
+        return f"Expected there: {', '.join(self.about.layout.splitlines())}; from {self.about.source}."
 
 
 @dataclass(frozen=True)
@@ -66,6 +172,23 @@ def report(name: str, graded: Iterable[Graded]) -> BenchmarkReport:
         n=len(graded),
         n_unscored=sum(item.score.value is None for item in graded),
     )
+
+
+def by_kind(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """`report` as metrics, in fractions: "overall" (the headline), "every question", and one per kind; of each group too."""
+    found = report("", graded)
+
+    def named(metric: str, group: str) -> str:
+        return f"{metric}/{group}" if group else metric
+
+    metrics = [Metric("overall", found.overall, found.n - found.n_unscored, "score", headline=True)]
+    metrics.append(Metric("every question", found.micro, found.n - found.n_unscored, "score"))
+    for group, overall in found.by_group.items():
+        scored = sum(kind.n for kind in found.kinds if kind.group == group)
+        if scored:
+            metrics.append(Metric(named("overall", group), overall, scored, "score"))
+    metrics += [Metric(named(kind.kind, kind.group), kind.value, kind.n, "score") for kind in found.kinds if kind.n]
+    return tuple(metrics)
 
 
 def _kind_results(group: str, graded: Sequence[Graded]) -> Iterable[KindResult]:

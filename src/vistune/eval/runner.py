@@ -45,7 +45,7 @@ async def predict(
         ResumeMismatch: the file holds answers of another run.
         DataError: the file is damaged other than by a half last line.
     """
-    questions = list(benchmark.load())[:limit]
+    questions = list(benchmark.questions())[:limit]
     header = _header(benchmark, questions, model_name)
     done = _resume(predictions, header)
     waiting = [question for question in questions if question.id not in done or done[question.id].reply is None]
@@ -77,13 +77,13 @@ def grade(benchmark: Benchmark, predictions: dict[str, Prediction], *, most_unsc
         EvaluationIncomplete: more than the share `most_unscored` of the questions could not be scored.
     """
     graded = []
-    for question in benchmark.load():
+    for question in benchmark.questions():
         if (prediction := predictions.get(question.id)) is None:
             continue
         if prediction.reply is None:
             graded.append(Graded(question, Reply("", "cancelled"), Score(None, note=prediction.error)))
         else:
-            graded.append(Graded(question, prediction.reply, benchmark.score(question, prediction.reply)))
+            graded.append(Graded(question, prediction.reply, benchmark.score(question, prediction.reply, "")))
     result = report(benchmark.name, graded)
     if result.n == 0 or result.n_unscored > most_unscored * result.n:
         first = next((item.score.note for item in graded if item.score.value is None), "there are no predictions")

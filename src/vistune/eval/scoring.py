@@ -29,7 +29,7 @@ def matches(reply: str, answers: Iterable[str]) -> bool:
     return bool(found) and any(found == normalise(answer) for answer in answers)
 
 
-def exact_match(question: Question, reply: Reply) -> Score:
+def exact_match(question: Question, reply: Reply, protocol: str = "") -> Score:
     """1 or 0. A reply that was cancelled is not scored: a failure is not a zero."""
     if reply.finish_reason == "cancelled":
         return Score(None, note="the reply was cancelled")

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from vistune.errors import optional_import
-from vistune.eval.benchmark import Benchmark
-from vistune.eval.scoring import exact_match
+from vistune.eval.benchmark import About, Benchmark, Protocol, by_kind
+from vistune.eval.scoring import SCORER_VERSION, exact_match
 from vistune.formats import write_examples
 from vistune.types import Conversation, ImagePart, InstructionExample, Message, Question, SamplingParams, TextPart
 
@@ -27,6 +27,7 @@ def load_test() -> tuple[Question, ...]:
             conversation=Conversation((Message("user", (ImagePart(Path(paths[image])), TextPart(f"\n{_sentence(text)}"))),)),
             answers=(answer,),
             category=_category(text, answer),
+            image_group=str(image),
         )
         for number, (text, answer, image) in enumerate(zip(texts, answers, image_ids, strict=True))
     )
@@ -72,4 +73,22 @@ def _category(text: str, answer: str) -> str:
     return "color" if "color" in text else "shape"
 
 
-EASY_VQA = Benchmark("easy-vqa", "1.0", load_test, exact_match, SamplingParams(max_new_tokens=16))
+EASY_VQA = Benchmark(
+    "easy-vqa",
+    "1.0",
+    about=About(
+        title="easy-VQA: one shape on a coloured ground",
+        source="the PyPI package easy-vqa (pip install 'vistune[eval]')",
+        licence="MIT",
+        layout="",
+        metric="exact match, mean over the kinds shape, color and yes-no",
+        paper="https://victorzhou.com/blog/easy-vqa",
+    ),
+    protocols=(Protocol("exact", "the question as it is; exact match after normalising form"),),
+    load=lambda folder, protocol: load_test(),
+    score=exact_match,
+    summarise=by_kind,
+    scorer=SCORER_VERSION,
+    params=SamplingParams(max_new_tokens=16),
+    needs_data=False,
+)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from vistune.errors import DataError
-from vistune.eval.benchmark import Benchmark
-from vistune.eval.scoring import exact_match
+from vistune.eval.benchmark import About, Benchmark, Protocol, by_kind
+from vistune.eval.scoring import SCORER_VERSION, exact_match
 from vistune.scenes import Scene, SceneSpec, Split, Sprite, plan_scene, render_scene, sprite_bank
 from vistune.scenes.questions import KINDS, NEW_PHRASINGS, SEEN_PHRASINGS, SceneQuestion, ask
 from vistune.types import Conversation, ImagePart, Message, Question, TextPart
@@ -86,9 +86,8 @@ def load() -> tuple[Question, ...]:
         if item.scene.seed not in pictures:
             pictures[item.scene.seed] = _png(item.scene)
         parts = (ImagePart(pictures[item.scene.seed]), TextPart(f"\n{item.question.text}"))
-        questions.append(
-            Question(item.id, Conversation((Message("user", parts),)), item.question.accepted, (), item.question.kind, item.group)
-        )
+        conversation, scene = Conversation((Message("user", parts),)), str(item.scene.seed)
+        questions.append(Question(item.id, conversation, item.question.accepted, (), item.question.kind, item.group, scene))
     return tuple(questions)
 
 
@@ -108,4 +107,21 @@ def _png(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-SCENES_V1 = Benchmark(NAME, "1", load, exact_match)
+SCENES_V1 = Benchmark(
+    NAME,
+    "1",
+    about=About(
+        title="scenes-v1: drawn scenes of seen things, new pictures of known things and new things",
+        source="drawn by vistune",
+        licence="Apache-2.0; its drawings as in assets/sprites/LICENCES.md",
+        layout="",
+        metric="exact match, mean over six kinds of question",
+        paper="docs/evaluation.md",
+    ),
+    protocols=(Protocol("exact", "the question as it is; exact match after normalising form"),),
+    load=lambda folder, protocol: load(),
+    score=exact_match,
+    summarise=by_kind,
+    scorer=SCORER_VERSION,
+    needs_data=False,
+)
