@@ -5,6 +5,7 @@
     │   └── UnknownName             11   a model, template, recipe, ... that is in no table
     ├── DataError                   21   a row of data that cannot be used
     │   ├── ImageError              12   a picture that is missing, broken or over a limit
+    │   ├── VideoError              26   a video that is missing, broken or over a limit, or lacks the frames asked for
     │   ├── ImageCountError         16   placeholders and images do not match
     │   ├── EmptyAnswerError        17   an assistant turn without words in training data
     │   ├── EmptyMaskError          18   an example in which no token would be supervised
@@ -68,6 +69,16 @@ class ImageError(DataError):
     """A picture that was refused. `reason` is a short fixed code, fit for counting."""
 
     exit_code = 12
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class VideoError(DataError):
+    """A video that was refused. `reason` is a short fixed code, fit for counting."""
+
+    exit_code = 26
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)

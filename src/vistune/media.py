@@ -142,7 +142,7 @@ def _read_bytes(source: ImageSource, limits: ImageLimits, root: Path | None) -> 
 
 def _checked_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     header = read_header(data)
-    _check_size(header.width, header.height, limits)
+    check_size(header.width, header.height, limits)
     return header
 
 
@@ -150,7 +150,8 @@ def _too_many_bytes(found: int, limits: ImageLimits) -> ImageError:
     return ImageError("bytes", f"{found:,} bytes; at most {limits.file_bytes:,} are allowed, so save it smaller")
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+def check_size(width: int, height: int, limits: ImageLimits) -> None:
+    """Raises ImageError for a picture of this size if it is over a limit."""
     short, long = sorted((width, height))
     for reason, broken, allowed in (
         ("min_side", short < limits.min_side, f"each side must be at least {limits.min_side}"),

@@ -51,9 +51,14 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class VideoPart:
-    """A reference to a video, decoded only when it is needed."""
+    """A reference to a video, decoded only when it is needed: `frames` of it, at the middles of as many equal parts.
+
+    `seconds` are the start and end of the piece that is meant, None for the whole video.
+    """
 
     source: ImageSource
+    frames: int = 8
+    seconds: tuple[float, float] | None = None
 
 
 Part = TextPart | ImagePart | VideoPart

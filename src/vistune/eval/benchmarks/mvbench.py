@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vistune.errors import ScoringError
+from vistune.errors import ScoringError, VideoError
 from vistune.eval.benchmarks.vqa import remove_punctuation
+from vistune.video import frame_numbers
 
-UNBOUNDED_SECONDS = (-100_000.0, 100_000.0)
 _LETTER = re.compile(r"\b([A-E])\b", re.IGNORECASE)
 _LETTERED_OPTION = re.compile(r"[A-E]\.", re.IGNORECASE)
 
@@ -56,17 +56,10 @@ def frame_indices(n: int, bound: Sequence[float] | None, fps: float, max_frame: 
         ScoringError: no frames are asked for, or a time is not finite. A bound outside the video is no error: the official code then
             gives indices outside it, and so does this.
     """
-    if n < 1:
-        raise ScoringError(f"{n} frames were asked for; at least one is needed")
     try:
-        start_seconds, end_seconds = bound if bound else UNBOUNDED_SECONDS
-        start = max(first, round(start_seconds * fps))
-        end = min(round(end_seconds * fps), max_frame)
-        step = (end - start) / n
-    except (ValueError, OverflowError, TypeError):
-        raise ScoringError(f"a bound of {bound} seconds at {fps} frames per second names no frame") from None
-    # round() goes to the even neighbour at a half, as numpy's does in the official code
-    return [int(start + step / 2 + round(step * number)) for number in range(n)]
+        return frame_numbers(n, bound, fps, max_frame, first)
+    except VideoError as error:
+        raise ScoringError(str(error)) from None
 
 
 def completed(reply: str) -> str:
