@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from vistune.errors import DataError
 from vistune.eval.benchmark import Metric
 from vistune.eval.official_files import Row
-from vistune.types import Conversation, Graded, ImagePart, Message, Part, Reply, Score, TextPart
+from vistune.types import Conversation, Graded, ImagePart, Message, Part, Reply, Score, TextPart, VideoPart
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 """What LLaVA-1.5 puts on a line of its own after a question that has a short answer."""
 
 
-def about_pictures(pictures: ImagePart | Sequence[ImagePart], text: str) -> Conversation:
-    """One user turn: the pictures, each with a line of its own, and then the text."""
+def about_pictures(pictures: ImagePart | VideoPart | Sequence[ImagePart | VideoPart], text: str) -> Conversation:
+    """One user turn: the pictures or videos, each with a line of its own, and then the text."""
     parts: list[Part] = []
-    for picture in [pictures] if isinstance(pictures, ImagePart) else pictures:
+    for picture in [pictures] if isinstance(pictures, ImagePart | VideoPart) else pictures:
         parts += [picture, TextPart("\n")]
     return Conversation((Message("user", (*parts[:-1], TextPart(f"\n{text}"))),))
 
@@ -35,10 +35,11 @@ def answer_texts(row: Row, key: str, *, count: int | None = None) -> tuple[str, 
         DataError: they are something else, none, or not `count` of them.
     """
     answers = row.get(key)
-    texts = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in answers] if isinstance(answers, list) else []
-    if not texts or not all(isinstance(text, str) for text in texts) or (count is not None and len(texts) != count):
+    given = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in answers] if isinstance(answers, list) else []
+    texts = tuple(text for text in given if isinstance(text, str))
+    if not texts or len(texts) != len(given) or (count is not None and len(texts) != count):
         raise row.wrong(key, f"a list of {count or 'one or more'} answers (this may be a split whose answers are not public)")
-    return tuple(texts)
+    return texts
 
 
 def require_same_ids(questions: Mapping[str, Row], others: Collection[str], what: str) -> None:
