@@ -128,12 +128,16 @@ def frame_numbers(n: int, seconds: tuple[float, float] | Sequence[float] | None,
     return [int(start + step / 2 + round(step * number)) for number in range(n)]
 
 
+def has_video(conversation: Conversation) -> bool:
+    return any(isinstance(part, VideoPart) for message in conversation.messages for part in message.parts)
+
+
 def with_frames(conversation: Conversation, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> Conversation:
     """The conversation with the frames that its videos name in their places, as pictures (PNG); the same one where it has no video.
 
     Raises VideoError.
     """
-    if not any(isinstance(part, VideoPart) for message in conversation.messages for part in message.parts):
+    if not has_video(conversation):
         return conversation
     return Conversation(tuple(_message_with_frames(message, limits) for message in conversation.messages))
 

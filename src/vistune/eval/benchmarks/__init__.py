@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from vistune.errors import UnknownName
 from vistune.eval.benchmark import Benchmark
+from vistune.eval.benchmarks import (
+    benchlmm,
+    chartqa,
+    coco_captions,
+    docvqa,
+    gqa,
+    llava_bench,
+    mm_vet,
+    mvbench,
+    scanqa,
+    textvqa,
+    vizwiz,
+    vqa,
+)
 from vistune.eval.benchmarks.easy_vqa import EASY_VQA
 from vistune.eval.benchmarks.scenes_v1 import SCENES_V1
 
 BENCHMARKS: dict[str, Benchmark] = {
     "easy-vqa": EASY_VQA,
     "scenes-v1": SCENES_V1,
+    "textvqa": textvqa.BENCHMARK,
+    "vqav2": vqa.BENCHMARK,
+    "gqa": gqa.BENCHMARK,
+    "vizwiz": vizwiz.BENCHMARK,
+    "chartqa": chartqa.BENCHMARK,
+    "docvqa": docvqa.BENCHMARK,
+    "llava-bench-coco": llava_bench.COCO,
+    "llava-bench-wild": llava_bench.WILD,
+    "benchlmm": benchlmm.BENCHMARK,
+    "mm-vet": mm_vet.BENCHMARK,
+    "mvbench": mvbench.BENCHMARK,
+    "scanqa": scanqa.BENCHMARK,
+    "coco-captions": coco_captions.BENCHMARK,
 }
 
 

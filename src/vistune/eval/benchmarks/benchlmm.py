@@ -7,11 +7,18 @@ of the prompt and its examples are our own.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.judge import JudgeRules
+from vistune.eval.official_files import Pictures, json_rows, jsonl_rows, require_count, unique
+from vistune.eval.shared import about_pictures, mean_percent
+from vistune.types import Conversation, Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["official", "fixed"]
 Row = Mapping[str, Any]
@@ -189,10 +196,11 @@ def _number(value: Any) -> float | None:
 
 def action_choices(actions: Sequence[str]) -> str:
     """The actions of a Robots or game item in one line: `(A) go left (B) wait`."""
-    return " ".join(_choice(actions, number) for number in range(len(actions)))
+    return " ".join(action_choice(actions, number) for number in range(len(actions)))
 
 
-def _choice(actions: Sequence[str], number: int) -> str:
+def action_choice(actions: Sequence[str], number: int) -> str:
+    """One of them, with its letter."""
     return f"({chr(ord('A') + number)}) {actions[number]}"
 
 
@@ -211,7 +219,8 @@ def action_prompt(meta: Row, model_output: str) -> str:
         raise ScoringError(f"action {right} of item {meta.get('index')!r} is none of its {len(actions)}")
     return (
         "Decide whether the agent's answer settles on the correct action.\n\n"
-        f"[Action Choices]\n{action_choices(actions)}\n\n[Agent Answer]\n{model_output}\n\n[Correct Action]\n{_choice(actions, right)}\n\n"
+        f"[Action Choices]\n{action_choices(actions)}\n\n[Agent Answer]\n{model_output}\n\n"
+        f"[Correct Action]\n{action_choice(actions, right)}\n\n"
         "Reply with exactly two lines: first the words of the answer that show it, then `action score: ` and 1 if it does, 0 if not."
     )
 
@@ -237,3 +246,124 @@ def headline(groups: Mapping[str, float]) -> float:
     if set(groups) != set(GROUPS):
         raise ScoringError(f"the groups {sorted(groups)} are not BenchLMM's: {', '.join(GROUPS)}")
     return sum(groups.values()) / len(groups)
+
+
+# --- the questions of all fifteen files ---------------------------------------------------------------------------------------------------
+
+ACTIONS = ("Robots", "game")
+_SIZES = {"infrard": 200, "xray": 200, "RS": 200, "AD": 250, "game": 117}
+_FOLDERS = {"xray": "Xray", "Med-X-RAY": "Med", "MRI": "Med", "CT": "Med", "game": "open_game"}
+QUESTIONS = 1_967
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The questions of all fifteen sub-styles; the category is the sub-style.
+
+    Raises:
+        DataError: a file or picture is missing, an id comes twice in a file, an action has no record in the meta file, or a file has not
+            its number of questions.
+    """
+    return [question for styles in GROUPS.values() for style in styles for question in _load_style(folder, style, check_counts)]
+
+
+def _load_style(folder: Path, style: str, check_counts: bool) -> list[Question]:
+    file = folder / "jsonl" / f"Benchmark_{style}.jsonl"
+    rows = unique(jsonl_rows(file), lambda row: row.name("question_id"))
+    if check_counts:
+        require_count(len(rows), _SIZES.get(style, 100), f"{file}: questions")
+    place = _FOLDERS.get(style, "style" if style.startswith("style_") else style)
+    pictures = Pictures(folder / "images" / place)
+    actions = _load_actions(folder, style) if style in ACTIONS else {}
+    questions = []
+    for name, row in rows.items():
+        if style in ACTIONS and name not in actions:
+            raise row.error(f"{style}_meta_data.json has no record of index {name}")
+        facts: dict[str, Any] = {"style": style, "question": row.text("text"), **actions.get(name, {})}
+        answer = action_choice(facts["actions"], facts["answer_index"]) if style in ACTIONS else str(row.get("answer"))
+        conversation = about_pictures(pictures.part(row.name("image"), row), row.text("text"))
+        image = f"{place}/{row.name('image')}"
+        questions.append(Question(f"{style}/{name}", conversation, (answer,), category=style, image_group=image, facts=facts))
+    return questions
+
+
+def _load_actions(folder: Path, style: str) -> dict[str, dict[str, Any]]:
+    rows = unique(json_rows(folder / "jsonl" / f"{style}_meta_data.json"), lambda row: row.name("index"))
+    return {
+        name: {"actions": row.texts("actions"), "answer_index": row.index("answer_index", len(row.texts("actions")))}
+        for name, row in rows.items()
+    }
+
+
+def ask(question: Question, reply: Reply, protocol: str) -> tuple[Conversation, ...]:
+    """What the judge is shown; nothing for an empty reply or reference, which the official scripts leave out."""
+    said, expected = reply.text.strip(), question.answers[0]
+    if question.facts["style"] in ACTIONS:
+        return (Conversation(()).then("user", action_prompt(question.facts, said)),)
+    if not said or not expected:
+        return ()
+    shown = question.facts["question"] if protocol == "fixed" else "None"
+    return (Conversation(()).then("user", prompt(shown, expected, said, file=question.facts["style"])),)
+
+
+def read_verdict(text: str, question: Question, protocol: str) -> Score:
+    """The score in a judge's reply: from 0 to 1, for an action 0 or 1; anything else is none."""
+    if question.facts["style"] not in ACTIONS:
+        value = parse_judge(text)
+    else:
+        action = parse_action(text)
+        value = action if action in (0.0, 1.0) else None
+    return Score(value, extracted=None if value is None else f"{value:g}", note="" if value is not None else f"no score in {text[:60]!r}")
+
+
+def combine(scores: Sequence[Score], question: Question) -> Score:
+    """The score of the one request; of none, where there was nothing to judge."""
+    return scores[0] if scores else Score(None, note="the reply is empty; the official scripts leave it out")
+
+
+def vary(params: SamplingParams, question: Question, attempt: int) -> SamplingParams:
+    """As the scripts ask: at temperature 0 and then 0.7 about actions, elsewhere at the API's own 1. Seeds make it repeatable."""
+    if question.facts["style"] not in ACTIONS:
+        return dataclasses.replace(params, temperature=1.0, seed=attempt)
+    return dataclasses.replace(params, max_new_tokens=512, temperature=0.7 if attempt else 0.0, seed=attempt)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """Means of sub-styles, of each group's sub-styles, and of the groups, which is the headline; those without a score are in no mean."""
+    kept = [item for item in graded if item.score.value is not None]
+    styles = {}
+    for style in (style for names in GROUPS.values() for style in names):
+        mean_of = mean_percent(f"score/{style}", [item for item in kept if item.question.category == style])
+        styles |= {style: mean_of} if mean_of.n else {}
+    groups = []
+    for group, names in GROUPS.items():
+        there = [styles[style] for style in names if style in styles]
+        if there:
+            groups.append(Metric(f"group/{group}", sum(each.value for each in there) / len(there), sum(each.n for each in there)))
+    return (
+        Metric("mean of groups", sum(group.value for group in groups) / max(len(groups), 1), len(kept), headline=True),
+        *groups,
+        *styles.values(),
+    )
+
+
+BENCHMARK = Benchmark(
+    "benchlmm",
+    "1",
+    about=About(
+        title="BenchLMM: fifteen visual styles, from cartoons to X-rays",
+        source="https://github.com/AIFEG/BenchLMM (jsonl) and https://huggingface.co/datasets/AIFEG/BenchLMM (BenchLMM.zip, the pictures)",
+        licence="Apache-2.0; the pictures under the terms of their sources",
+        layout="jsonl/Benchmark_{style}.jsonl (fifteen)\njsonl/Robots_meta_data.json\njsonl/game_meta_data.json\nimages/{folder}/...",
+        metric="mean of the three groups' means of a judge's scores; published with gpt-3.5-turbo as the judge",
+        paper="https://arxiv.org/abs/2312.02896",
+    ),
+    protocols=(
+        Protocol("official", "the judge sees the word None for the question, as in the published figures; greedy replies"),
+        Protocol("fixed", "the judge sees the question"),
+    ),
+    load=load,
+    score=lambda question, reply, protocol: Score(None, note="a judge scores this"),
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=1024),
+    judge=JudgeRules(ask, read_verdict, SamplingParams(max_new_tokens=64), attempts=ATTEMPTS, combine=combine, vary=vary),
+)

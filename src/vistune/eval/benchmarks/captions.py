@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
 from vistune.errors import MissingDependency, ScoringError, optional_import
+from vistune.eval.benchmark import Metric
 from vistune.eval.ptb import tokenize
+from vistune.types import Graded, Question, Score
 
 Tokeniser = Literal["auto", "stanford", "python"]
 METRICS: tuple[str, ...] = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
@@ -188,3 +190,35 @@ def _meteor(expected: dict[int, list[str]], result: dict[int, list[str]]) -> tup
 
 def _for_meteor(text: str) -> str:
     return _encodable(text).replace("|||", "").replace("\r", " ").replace("\n", " ")
+
+
+def as_metrics(items: Sequence[CaptionItem], *, tokenise: bool, java: bool) -> tuple[Metric, ...]:
+    """The metrics as they are printed, each times 100, CIDEr first as the headline; METEOR only with Java."""
+    found = detail(items, tokenise, tokeniser="stanford" if java else "python", meteor=java).corpus
+    named = {name: value for name, value in found.items() if value is not None}
+    return tuple(
+        Metric(name, 100 * named[name], len(items), "score", headline=name == "CIDEr") for name in sorted(named, key=lambda n: n != "CIDEr")
+    )
+
+
+def require_tools(java: bool) -> None:
+    """Raises MissingDependency where the metrics could not be computed in the end; before hours of asking."""
+    optional_import("pycocoevalcap", extra="eval")
+    if java and (reason := java_reason()):
+        raise MissingDependency(f"This protocol uses programs in Java: {reason}. Install it, or take the protocol without -java.")
+
+
+def rouge(said: str, references: Sequence[str], *, tokenise: bool = True) -> float:
+    """ROUGE-L of one text, from 0 to 1."""
+    said, *references = [tokenize(text) if tokenise else _one_line(text) for text in (said, *references)]
+    return float(_scorer("rouge.rouge", "Rouge").calc_score([said], references))
+
+
+def caption_items(graded: Sequence[Graded]) -> list[CaptionItem]:
+    """What was read in the replies that have a score, and what it is compared with."""
+    return [CaptionItem(item.score.extracted or "", item.question.answers) for item in graded if item.score.value is not None]
+
+
+def extremes(question: Question) -> tuple[Score, Score]:
+    """Nothing at all, and the first reference itself."""
+    return Score(0.0, extracted=""), Score(1.0, extracted=question.answers[0])

@@ -5,9 +5,15 @@ A number may be off by a twentieth; everything else must be the same text but fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
 from vistune.eval.benchmarks.vqa import as_text
+from vistune.eval.official_files import Pictures, json_rows, require_count
+from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 TOLERANCE = 0.05
 
@@ -40,3 +46,61 @@ def as_number(text: str) -> float | None:
 def split_of(question_type: str) -> Literal["human", "augmented"]:
     """Which half of the test set a question's `type` belongs to."""
     return "human" if question_type == "human_test" else "augmented"
+
+
+# --- the test questions -------------------------------------------------------------------------------------------------------------------
+
+FILES = {"human": "test/test_human.json", "augmented": "test/test_augmented.json"}
+PER_FILE = 1_250
+SINGLE_WORD = "Answer the question with a single word."
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The test questions of both halves; they have no ids, so their place in the file is their id.
+
+    Raises:
+        DataError: a file or picture is missing, a field is not there, or a half has not 1,250 questions.
+    """
+    pictures = Pictures(folder / "test/png")
+    questions = []
+    for half, file in FILES.items():
+        rows = json_rows(folder / file)
+        if check_counts:
+            require_count(len(rows), PER_FILE, f"{folder / file}: questions")
+        for number, row in enumerate(rows):
+            image = row.name("imgname")
+            conversation = about_pictures(pictures.part(image, row), f"{row.text('query')}\n{SINGLE_WORD}")
+            questions.append(Question(f"{half}-{number}", conversation, (row.name("label"),), category=half, image_group=image))
+    return questions
+
+
+def score(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether a reply is near enough."""
+    said = reply.text.strip()
+    return unanswered(reply) or Score(float(relaxed(said, question.answers[0])), extracted=said)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    return (
+        mean_percent("relaxed accuracy", graded, headline=True),
+        *mean_percents("relaxed accuracy", graded, lambda item: item.question.category),
+    )
+
+
+BENCHMARK = Benchmark(
+    "chartqa",
+    "1",
+    about=About(
+        title="ChartQA: questions about charts",
+        source="https://github.com/vis-nlp/ChartQA (the folder `ChartQA Dataset`)",
+        licence="GPL-3.0",
+        layout="test/test_human.json\ntest/test_augmented.json\ntest/png/1392.png",
+        metric="relaxed accuracy (numbers within 5 %) over both halves of the test set",
+        paper="https://arxiv.org/abs/2203.10244",
+    ),
+    protocols=(Protocol("lmms", "lmms-eval's prompt (a single word) and relaxed accuracy"),),
+    load=load,
+    score=score,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=16),
+)

@@ -7,10 +7,15 @@ MMF. They differ in what a distance is divided by. The benchmark's figure is the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
 from vistune.eval.benchmarks.vqa import as_text
+from vistune.eval.official_files import Pictures, json_rows, require_count, unique
+from vistune.eval.shared import SHORT_ANSWER, about_pictures, answer_texts, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["lmms", "m4c"]
 MODES = ("lmms", "m4c")
@@ -88,3 +93,71 @@ def levenshtein(first: str, second: str) -> int:
         up = (right_down << 1 | ~(diagonal | right_up)) & all_rows
         down = right_up & diagonal & all_rows
     return distance
+
+
+# --- the validation questions -------------------------------------------------------------------------------------------------------------
+
+FILE = "val_v1.0_withQT.json"
+IMAGES = "spdocvqa_images"
+VALIDATION_QUESTIONS = 5_349
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The validation questions; those of the test set have no public answers.
+
+    Raises:
+        DataError: the file or a picture is missing, an id comes twice, a question is of another split, or there are not 5,349.
+    """
+    rows = unique(json_rows(folder / FILE, "data"), lambda row: row.name("questionId"))
+    if check_counts:
+        require_count(len(rows), VALIDATION_QUESTIONS, f"{folder / FILE}: questions")
+    pictures = Pictures(folder / IMAGES)
+    questions = []
+    for name, row in rows.items():
+        row.choice("data_split", ["val"])
+        image = PurePosixPath(row.name("image")).name  # given as documents/<name>, packed without that folder
+        questions.append(
+            Question(
+                name,
+                about_pictures(pictures.part(image, row), f"{row.text('question')}\n{SHORT_ANSWER}"),
+                answers=answer_texts(row, "answers"),
+                image_group=image,
+                facts={"question_types": row.texts("question_types")},
+            )
+        )
+    return questions
+
+
+def score(question: Question, reply: Reply, protocol: str) -> Score:
+    """The similarity of a reply to the nearest reference."""
+    said = reply.text.strip()
+    return unanswered(reply) or Score(anls(said, question.answers, "m4c" if protocol == "m4c" else "lmms"), extracted=said)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    return (
+        mean_percent("ANLS", graded, headline=True),
+        *mean_percents("ANLS", graded, lambda item: item.question.facts["question_types"]),
+    )
+
+
+BENCHMARK = Benchmark(
+    "docvqa",
+    "1",
+    about=About(
+        title="DocVQA: questions about scanned pages",
+        source="https://rrc.cvc.uab.es/?ch=17 (single-page task, after registration: annotations and pictures)",
+        licence="research use, after registration",
+        layout=f"{FILE}\n{IMAGES}/ffbf0023_4.png",
+        metric="ANLS on the validation questions; published test figures need the authors' server",
+        paper="https://arxiv.org/abs/2007.00398",
+    ),
+    protocols=(
+        Protocol("lmms", "LLaVA's prompt; ANLS as in lmms-eval"),
+        Protocol("m4c", "the same prompt; ANLS as in m4c_evaluator.py"),
+    ),
+    load=load,
+    score=score,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=32),
+)

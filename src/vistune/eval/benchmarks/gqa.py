@@ -10,10 +10,15 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypedDict, overload
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
 from vistune.eval.benchmarks.vqa import as_text
+from vistune.eval.official_files import Pictures, keyed_rows, require_count
+from vistune.eval.shared import SHORT_ANSWER, about_pictures, mean_percent, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["official", "lmms"]
 MODES = ("official", "lmms")
@@ -159,3 +164,89 @@ def _field(record: Any, name: str) -> Any:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
+
+
+# --- the balanced test-dev questions ------------------------------------------------------------------------------------------------------
+
+FILE = "testdev_balanced_questions.json"
+TESTDEV_QUESTIONS = 12_578
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The balanced questions of the test-dev split; the category is the structural type.
+
+    Raises:
+        DataError: the file or a picture is missing, a field is not there, or there are not 12,578 balanced questions.
+    """
+    rows = {name: row for name, row in keyed_rows(folder / FILE).items() if row.get("isBalanced") is True}
+    if check_counts:
+        require_count(len(rows), TESTDEV_QUESTIONS, f"{folder / FILE}: balanced questions")
+    pictures = Pictures(folder / "images")
+    questions = []
+    for name, row in rows.items():
+        types, groups, image = row.get("types"), row.values.get("groups"), row.name("imageId")
+        if not isinstance(types, Mapping) or not isinstance(types.get("structural"), str):
+            raise row.wrong("types", "an object with `structural`")
+        if groups is not None and not isinstance(groups, Mapping):
+            raise row.wrong("groups", "an object")
+        questions.append(
+            Question(
+                name,
+                about_pictures(pictures.part(f"{image}.jpg", row), f"{row.text('question')}\n{SHORT_ANSWER}"),
+                answers=(row.text("answer"),),
+                category=types["structural"],
+                image_group=image,
+                facts={"isBalanced": True, "types": dict(types), "groups": dict(groups or {}), "answer": row.text("answer")},
+            )
+        )
+    return questions
+
+
+def grade(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether a reply is right; what is compared (`extracted`) is the converted reply, or with `lmms` the raw one."""
+    if missing := unanswered(reply):
+        return missing
+    prediction = reply.text.strip() if protocol == "lmms" else convert(reply.text.strip())
+    return Score(float(match(prediction, question.answers[0], "lmms" if protocol == "lmms" else "official")), extracted=prediction)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """`score` of the items that have one, in percent; the distribution is lower where answers are spread as they should be."""
+    kept = [item for item in graded if item.score.value is not None]
+    found = score(
+        {str(number): item.question.facts for number, item in enumerate(kept)},
+        {str(number): item.score.extracted or "" for number, item in enumerate(kept)},
+        mode="lmms" if protocol == "lmms" else "official",
+    )
+    kinds = Counter(item.question.category for item in kept)
+    meanings = Counter(item.question.facts["types"].get("semantic", "") for item in kept)
+    return (
+        mean_percent("accuracy", kept, headline=True),
+        Metric("binary", 100 * found.binary, found.n - kinds["query"]),
+        Metric("open", 100 * found.open, kinds["query"]),
+        Metric("distribution", found.distribution, found.n, "score"),
+        *(Metric(f"structural/{kind}", 100 * value, kinds[kind]) for kind, value in sorted(found.by_structural.items())),
+        *(Metric(f"semantic/{kind}", 100 * value, meanings[kind]) for kind, value in sorted(found.by_semantic.items()) if kind),
+    )
+
+
+BENCHMARK = Benchmark(
+    "gqa",
+    "1",
+    about=About(
+        title="GQA: compositional questions about scenes",
+        source="https://cs.stanford.edu/people/dorarad/gqa/download.html (questions 1.2 and pictures)",
+        licence="CC BY 4.0; pictures of Visual Genome",
+        layout=f"{FILE}\nimages/n161313.jpg",
+        metric="exact match on the balanced test-dev questions",
+        paper="https://arxiv.org/abs/1902.09506",
+    ),
+    protocols=(
+        Protocol("official", "LLaVA's prompt; replies converted as by LLaVA, scored as eval.py"),
+        Protocol("lmms", "the same prompt; raw replies, case and punctuation ignored, as in lmms-eval"),
+    ),
+    load=load,
+    score=grade,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=128),
+)

@@ -1,17 +1,25 @@
-"""MVBench's rules: how a question is written, which frames are looked at, and when a reply is right.
+"""MVBench: twenty tasks about short videos; how a question is written, which frames are looked at, and when a reply is right.
 
-Follows the benchmark's own notebook (`qa_template`, `get_index`, `check_ans`), and for `match_lmms` the task of lmms-eval, which matches
-differently. Pure: no video is opened here. The headline is the mean over all items of all tasks, not over tasks.
+Follows the benchmark's own notebook (`qa_template`, `get_index`, `check_ans`), and for `match_lmms` and `match_vlmevalkit` those two
+suites, which match differently. No video is opened here: the frames are decoded when a question is asked. The headline is the mean over
+all items of all tasks, not over tasks.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune.errors import ScoringError, VideoError
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.benchmarks.mmbench import infer_option
 from vistune.eval.benchmarks.vqa import remove_punctuation
+from vistune.eval.official_files import Pictures, Row, json_rows, require_count
+from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, ImagePart, Question, Reply, SamplingParams, Score, VideoPart
 from vistune.video import frame_numbers
 
 _LETTER = re.compile(r"\b([A-E])\b", re.IGNORECASE)
@@ -111,3 +119,181 @@ def _read_lmms(text: str) -> str:
     text = text.strip().lower()
     found = _LETTER.search(text)
     return found[1].upper() if found else text
+
+
+def match_vlmevalkit(pred: str, gold: str, candidates: Sequence[str]) -> bool:
+    """Whether a reply names the right option, as VLMEvalKit reads it without a language model to help: by the notebook's rule, or else by
+    its own search for one option's letter or text in the reply.
+
+    Args:
+        pred: the reply as the model wrote it, with no bracket put before it.
+        gold: the answer as `format` gives it.
+        candidates: the options' texts.
+    """
+    options = {_letter(number): candidate for number, candidate in enumerate(candidates)}
+    return match(pred.strip(), gold) or infer_option(pred, options) == gold[1:2]
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where a task's videos lie below `video/`; `bounded` where a question is about a piece of one; `folders` where they are frames."""
+
+    name: str
+    videos: str
+    bounded: bool = False
+    folders: bool = False
+
+    @property
+    def file(self) -> str:
+        """`Fine-grained Action` → `fine_grained_action.json`."""
+        return self.name.lower().replace(" ", "_").replace("-", "_") + ".json"
+
+
+TASKS = (
+    Task("Action Sequence", "star/Charades_v1_480", bounded=True),
+    Task("Action Prediction", "star/Charades_v1_480", bounded=True),
+    Task("Action Antonym", "ssv2_video"),
+    Task("Fine-grained Action", "Moments_in_Time_Raw/videos"),
+    Task("Unexpected Action", "FunQA_test/test"),
+    Task("Object Existence", "clevrer/video_validation"),
+    Task("Object Interaction", "star/Charades_v1_480", bounded=True),
+    Task("Object Shuffle", "perception/videos"),
+    Task("Moving Direction", "clevrer/video_validation"),
+    Task("Action Localization", "sta/sta_video", bounded=True),
+    Task("Scene Transition", "scene_qa/video"),
+    Task("Action Count", "perception/videos"),
+    Task("Moving Count", "clevrer/video_validation"),
+    Task("Moving Attribute", "clevrer/video_validation"),
+    Task("State Change", "perception/videos"),
+    Task("Fine-grained Pose", "nturgbd"),
+    Task("Character Order", "perception/videos"),
+    Task("Egocentric Navigation", "vlnqa"),
+    Task("Episodic Reasoning", "tvqa/frames_fps3_hq", bounded=True, folders=True),
+    Task("Counterfactual Inference", "clevrer/video_validation"),
+)
+PER_TASK = 200
+FRAMES = {"official": 16, "lmms": 16, "vlmevalkit": 8}
+FOLDER_FPS = 3.0
+_INSTRUCTION = (
+    "Watch the video with care. Pay attention to what causes what and in which order things happen, to the objects and how they move, and "
+    "to what people do and how they hold themselves. Going by what you saw, choose the option that answers the question best.\n"
+)
+_ONLY_OPTION = "Only give the best option."
+_OPENED = "Best option:("
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The questions of the twenty tasks; the category is the task. Videos are looked up, not opened.
+
+    Raises:
+        DataError: a file or video is missing, a field is not there, or a task has not 200 questions.
+        VideoError: a folder of frames is missing or has not the frames that a question names.
+    """
+    questions = []
+    for task in TASKS:
+        rows = json_rows(folder / "json" / task.file)
+        if check_counts:
+            require_count(len(rows), PER_TASK, f"{folder / 'json' / task.file}: questions")
+        videos = Pictures(folder / "video" / task.videos)
+        for number, row in enumerate(rows):
+            shown = _frames(folder, task, row, FRAMES[protocol]) if task.folders else [_video(videos, task, row, FRAMES[protocol])]
+            questions.append(_question(task, number, row, shown, protocol))
+    return questions
+
+
+def _question(task: Task, number: int, row: Row, shown: Sequence[ImagePart | VideoPart], protocol: str) -> Question:
+    candidates = row.texts("candidates")
+    item = {"question": row.text("question"), "candidates": candidates, "answer": row.text("answer")}
+    if item["answer"] not in candidates:
+        raise row.wrong("answer", "one of the candidates")
+    text, gold = format(item)
+    if protocol == "lmms":
+        options = "".join(f"({_letter(place)}) {candidate}\n" for place, candidate in enumerate(candidates))
+        conversation = about_pictures(shown, f"Question:{item['question']}\nOption:\n{options}{_ONLY_OPTION}\n")
+    elif protocol == "vlmevalkit":
+        conversation = about_pictures(shown, f"{_INSTRUCTION}{text}\n{_ONLY_OPTION}\n{_OPENED}")
+    else:
+        conversation = about_pictures(shown, f"{_INSTRUCTION}{text}\n{_ONLY_OPTION}").then("assistant", _OPENED)
+    return Question(
+        f"{task.file.removesuffix('.json')}-{number}",
+        conversation,
+        answers=(gold,),
+        choices=candidates,
+        category=task.name,
+        image_group=f"{task.videos}/{row.name('video')}",
+        # lmms-eval takes the first of equal candidates for the right one, the notebook the last.
+        facts={"gold": gold, "letter": _letter(candidates.index(item["answer"])), "seconds": _seconds(task, row)},
+    )
+
+
+def _seconds(task: Task, row: Row) -> tuple[float, float] | None:
+    return (row.number("start"), row.number("end")) if task.bounded else None
+
+
+def _video(videos: Pictures, task: Task, row: Row, frames: int) -> VideoPart:
+    return VideoPart(videos.part(row.name("video"), row).source, frames, _seconds(task, row))
+
+
+def _frames(folder: Path, task: Task, row: Row, frames: int) -> list[ImagePart]:
+    """The frames 00001.jpg, 00002.jpg, ... that the notebook takes of a folder; as many as it has files are counted."""
+    name = row.name("video")
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise row.wrong("video", "the name of a folder of frames")
+    place = folder / "video" / task.videos / name
+    if not place.is_dir():
+        raise VideoError("missing", f"{row.where}: there is no folder of frames {str(place)!r}.")
+    numbers = frame_indices(frames, _seconds(task, row), FOLDER_FPS, sum(1 for _ in place.iterdir()), first=1)
+    files = Pictures(place)
+    return [files.part(f"{number:05d}.jpg", row) for number in numbers]
+
+
+def score(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether a reply names the right option."""
+    if missing := unanswered(reply):
+        return missing
+    if protocol == "lmms":
+        if not reply.text.strip():
+            return Score(None, note="the reply is empty; lmms-eval leaves it out of the denominator")
+        return Score(float(match_lmms(reply.text, question.facts["letter"])), extracted=_read_lmms(reply.text))
+    if protocol == "vlmevalkit":
+        right = match_vlmevalkit(reply.text, question.facts["gold"], question.choices)
+        return Score(float(right), extracted=reply.text.strip())
+    said = completed(reply.text)
+    return Score(float(match(said, question.facts["gold"])), extracted=said)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    tasks = mean_percents("accuracy", graded, lambda item: item.question.category)
+    mean = sum(task.value for task in tasks) / max(len(tasks), 1)
+    whole = mean_percent("accuracy", graded, headline=True)
+    return (whole, Metric("mean of tasks", mean, whole.n), *tasks)
+
+
+BENCHMARK = Benchmark(
+    "mvbench",
+    "1",
+    about=About(
+        title="MVBench: twenty kinds of question about short videos",
+        source="https://huggingface.co/datasets/OpenGVLab/MVBench (json and the unpacked videos; some need permission of their owners)",
+        licence="MIT (questions); the videos under the terms of their sources",
+        layout="json/action_sequence.json and nineteen more\n" + "\n".join(sorted({f"video/{task.videos}/" for task in TASKS})),
+        metric="accuracy over all items of the twenty tasks",
+        paper="https://arxiv.org/abs/2311.17005",
+    ),
+    protocols=(
+        Protocol(
+            "official",
+            "16 frames as in the notebook, whole (scaling is the model's own); its prompt in our words, the answer begun for the model; "
+            "its match by first words",
+        ),
+        Protocol("lmms", "16 frames; lmms-eval's prompt and its search for a letter; an empty reply has no score"),
+        Protocol("vlmevalkit", "8 frames; the notebook's prompt; its match or VLMEvalKit's search for an option, with no model to help"),
+    ),
+    load=load,
+    score=score,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=100, stop=("###",)),
+)

@@ -1,16 +1,21 @@
-"""The soft accuracy of VQA, and the two ways of normalising answers that go with it.
+"""VQAv2, the soft accuracy of VQA, and the two ways of normalising answers that go with it.
 
 `official` follows vqaEval.py of the VQA authors (VQAv2); `m4c` follows m4c_evaluator.py of Pythia and MMF, with which LLaVA scores TextVQA
-and VizWiz. Oddities are kept, for they move the published figures. Pure functions: no files, no model.
+and VizWiz. Oddities are kept, for they move the published figures. All but `load`, at the end, are pure: no files, no model.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vistune.errors import ScoringError
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.official_files import Pictures, json_rows, require_count, unique
+from vistune.eval.shared import SHORT_ANSWER, about_pictures, answer_texts, mean_percent, mean_percents, require_same_ids, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Answer = str | Mapping[str, Any]
 """One annotator's answer: the text, or a record with the text under `answer`."""
@@ -179,3 +184,78 @@ def _refuse_text(answers: object) -> None:
     """A string is a sequence too: its letters would be taken for annotators."""
     if isinstance(answers, str) or not isinstance(answers, Sequence):
         raise ScoringError(f"Answers are a list, one for each annotator; found {type(answers).__name__}.")
+
+
+# --- VQAv2, the validation questions of 2014: those of the test set have no public answers ------------------------------------------------
+
+QUESTIONS_FILE = "v2_OpenEnded_mscoco_val2014_questions.json"
+ANNOTATIONS_FILE = "v2_mscoco_val2014_annotations.json"
+VALIDATION_QUESTIONS = 214_354
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The validation questions; the category is the `answer_type`.
+
+    Raises:
+        DataError: a file or picture is missing, an id comes twice, the two files are not of the same split, or there are not 214,354.
+    """
+    questions = unique(json_rows(folder / QUESTIONS_FILE, "questions"), lambda row: row.name("question_id"))
+    annotations = unique(json_rows(folder / ANNOTATIONS_FILE, "annotations"), lambda row: row.name("question_id"))
+    require_same_ids(questions, annotations, ANNOTATIONS_FILE)
+    if check_counts:
+        require_count(len(questions), VALIDATION_QUESTIONS, f"{folder / QUESTIONS_FILE}: questions")
+    pictures = Pictures(folder / "val2014")
+    loaded = []
+    for name, row in questions.items():
+        annotation, image = annotations[name], f"COCO_val2014_{row.integer('image_id'):012d}.jpg"
+        loaded.append(
+            Question(
+                name,
+                about_pictures(pictures.part(image, row), f"{row.text('question')}\n{SHORT_ANSWER}"),
+                answers=answer_texts(annotation, "answers", count=ANNOTATORS),
+                category=annotation.text("answer_type"),
+                image_group=image,
+                facts={"question_type": annotation.text("question_type")},
+            )
+        )
+    return loaded
+
+
+def score(question: Question, reply: Reply, protocol: str) -> Score:
+    """The soft accuracy of a reply."""
+    if missing := unanswered(reply):
+        return missing
+    said = reply.text.strip()
+    if protocol == "m4c":
+        return Score(soft_m4c(said, question.answers, check_counts=False), extracted=normalise_m4c(said))
+    return Score(soft_official(said, question.answers), extracted=normalise_official(said))
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    return (
+        mean_percent("accuracy", graded, headline=True),
+        *mean_percents("accuracy", graded, lambda item: item.question.category),
+        *mean_percents("accuracy by question", graded, lambda item: item.question.facts["question_type"]),
+    )
+
+
+BENCHMARK = Benchmark(
+    "vqav2",
+    "1",
+    about=About(
+        title="VQAv2: open questions about COCO pictures",
+        source="https://visualqa.org/download.html (validation questions, annotations and pictures)",
+        licence="CC BY 4.0; the pictures under Flickr's terms",
+        layout=f"{QUESTIONS_FILE}\n{ANNOTATIONS_FILE}\nval2014/COCO_val2014_000000000042.jpg",
+        metric="soft accuracy over ten annotators on the validation questions; published test-dev figures need the authors' server",
+        paper="https://arxiv.org/abs/1612.00837",
+    ),
+    protocols=(
+        Protocol("official", "LLaVA's prompt; scored as vqaEval.py, which normalises only where annotators differ"),
+        Protocol("m4c", "the same prompt; everything normalised as in m4c_evaluator.py, which is near to lmms-eval"),
+    ),
+    load=load,
+    score=score,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=128),
+)
