@@ -70,6 +70,10 @@ class Row:
             raise self.wrong(key, "a list of texts")
         return tuple(value)
 
+    def mapping(self, key: str) -> dict[str, Any]:
+        """An object."""
+        return self._typed(key, dict)
+
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """Text that is one of `allowed`."""
         value = self.get(key)

@@ -12,7 +12,9 @@ from vistune.eval.benchmarks import (
     gqa,
     llava_bench,
     mm_vet,
+    mme,
     mvbench,
+    pope,
     scanqa,
     textvqa,
     vizwiz,
@@ -37,6 +39,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "mvbench": mvbench.BENCHMARK,
     "scanqa": scanqa.BENCHMARK,
     "coco-captions": coco_captions.BENCHMARK,
+    "pope": pope.BENCHMARK,
+    "mme": mme.BENCHMARK,
 }
 
 

@@ -1,6 +1,7 @@
 """MME (Fu et al. 2023): 14 tasks, two yes-or-no questions an image, scored as the benchmark's `calculation.py` or as lmms-eval does.
 
-Pure functions. A task's score is 100 x the share of questions that are right plus 100 x the share of images with both right.
+`parse` and `score` are pure; the benchmark itself is at the end. A task's score is 100 x the share of questions that are right plus 100 x
+the share of images with both right.
 """
 
 from __future__ import annotations
@@ -8,9 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from vistune.errors import ScoringError, UnknownName
+from vistune.errors import DataError, ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.benchmarks.choices import unreadable
+from vistune.eval.official_files import SEE_LAYOUT, Pictures, Row, read_text, require_count
+from vistune.eval.shared import SHORT_ANSWER, about_pictures, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["official", "lmms"]
 MODES: tuple[Mode, ...] = ("official", "lmms")
@@ -158,3 +165,139 @@ def _field(row: Mapping[str, Any], key: str) -> Any:
         return row[key]
     except KeyError:
         raise ScoringError(f"a row of MME has no {key!r}; it has {', '.join(map(str, row)) or 'nothing'}.") from None
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+QUESTIONS = {
+    **dict.fromkeys(("existence", "count", "position", "color"), 60),
+    **{"posters": 294, "celebrity": 340, "scene": 400, "landmark": 400, "artwork": 400, "OCR": 40},
+    **{"commonsense_reasoning": 140, "numerical_calculation": 40, "text_translation": 40, "code_reasoning": 40},
+}
+"""Questions per task, 2,374 in all."""
+_RELEASE = "MME_Benchmark_release_version"
+_YES_OR_NO = " Please answer yes or no."
+_PICTURE_ENDINGS = (".jpg", ".png", ".jpeg")
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The questions of the 14 tasks, which are the categories, two to a picture, in the order of the file names.
+
+    Raises:
+        DataError: a task, picture or question is missing, an answer is neither yes nor no, or a task has another number of questions.
+    """
+    base = folder / _RELEASE
+    base = base / "MME_Benchmark" if (base / "MME_Benchmark").is_dir() else base
+    questions = []
+    for task, expected in QUESTIONS.items():
+        if not (base / task).is_dir() and not check_counts:
+            continue
+        found = _load_task(base / task, task, protocol)
+        if check_counts:
+            require_count(len(found), expected, f"{base / task}: questions")
+        questions += found
+    return questions
+
+
+def _load_task(folder: Path, task: str, protocol: str) -> list[Question]:
+    """Some tasks have pictures and questions in folders of their own, others both in one."""
+    apart = (folder / "images").is_dir()
+    pictures = Pictures(folder / "images" if apart else folder)
+    return [
+        question
+        for path in sorted((folder / "questions_answers_YN" if apart else folder).glob("*.txt"))
+        for question in _load_pair(path, task, pictures, protocol)
+    ]
+
+
+def _load_pair(path: Path, task: str, pictures: Pictures, protocol: str) -> list[Question]:
+    """The two questions about one picture, which has the name of their file."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if len(lines) != 2:
+        raise DataError(f"{path} has {len(lines)} questions, but every picture has two. {SEE_LAYOUT}")
+    name = next((f"{path.stem}{ending}" for ending in _PICTURE_ENDINGS if f"{path.stem}{ending}" in pictures), f"{path.stem}.jpg")
+    found = []
+    for number, line in enumerate(lines, 1):
+        text, _, answer = line.strip().partition("\t")
+        row = Row({"question": text, "answer": answer.strip().lower()}, f"{path}, line {number}")
+        found.append(
+            Question(
+                f"{task}/{path.stem}/{number}",
+                about_pictures(pictures.part(name, row), _prompt(text, protocol)),
+                answers=(row.choice("answer", ("yes", "no")),),
+                category=task,
+                image_group=f"{task}/{path.stem}",
+            )
+        )
+    return found
+
+
+def _prompt(text: str, protocol: str) -> str:
+    return text if protocol == "official" else f"{text.replace(_YES_OR_NO, '').rstrip()}\n{SHORT_ANSWER}"
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether the reply is read as the answer."""
+    if missing := unanswered(reply):
+        return missing
+    said = parse(reply.text.strip(), "lmms" if protocol == "lmms" else "official")
+    if said == "other":
+        return Score(0.0, note="neither yes nor no, which counts as wrong")
+    return Score(float(said == question.answers[0]), extracted=said)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """Perception (the headline) and cognition, and the points and both accuracies of each task.
+
+    A picture with one wrong answer is wrong whatever became of the other question; without one, both must be scored for it to count.
+    """
+    tasks: dict[str, list[Graded]] = defaultdict(list)
+    for item in graded:
+        if item.score.value is not None:
+            tasks[item.question.category].append(item)
+    figures = {task: _task_figures(tasks[task]) for task in PERCEPTION + COGNITION if task in tasks}
+    metrics = []
+    for name, members in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        present = [task for task in members if task in figures]
+        if present or name == "perception":
+            total = sum(points for task in present for points in figures[task])
+            n = sum(len(tasks[task]) for task in present)
+            metrics.append(Metric(name, total, n, "points", headline=name == "perception"))
+        metrics += [Metric(f"{name}/{task}", sum(figures[task]), len(tasks[task]), "points") for task in present]
+    for place, name in enumerate(("accuracy", "accuracy plus")):
+        metrics += [Metric(f"{name}/{task}", figure[place], len(tasks[task])) for task, figure in figures.items()]
+    return (*metrics, unreadable(graded))
+
+
+def _task_figures(items: Sequence[Graded]) -> tuple[float, float]:
+    """Per cent of questions right, and of pictures with both right."""
+    pictures: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        pictures[item.question.image_group].append(item.score.value or 0.0)
+    both = [min(values) == 1.0 for values in pictures.values() if len(values) == 2 or 0.0 in values]
+    right = sum(sum(values) for values in pictures.values())
+    return 100 * right / len(items), 100 * sum(both) / len(both) if both else 0.0
+
+
+BENCHMARK = Benchmark(
+    "mme",
+    "1",
+    about=About(
+        title="MME: perception and cognition in 14 tasks, two yes-or-no questions a picture",
+        source="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation (on request from the authors)",
+        licence="research use, on request",
+        layout=f"{_RELEASE}/{{task}}/*.jpg and *.txt\n{_RELEASE}/{{task}}/images/*.jpg with questions_answers_YN/*.txt (five tasks)",
+        metric="perception: points of ten tasks, 100 x accuracy + 100 x share of pictures with both right each, at most 2,000",
+        paper="https://arxiv.org/abs/2306.13394",
+    ),
+    protocols=(
+        Protocol("llava", "LLaVA-1.5's prompt (a word or phrase in place of 'Please answer yes or no.'); the official tool's reading"),
+        Protocol("official", "the questions as they are in the files; the official tool's reading"),
+        Protocol("lmms", "LLaVA's prompt; lmms-eval's reading, which trims and takes a lone y or n"),
+    ),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=128),
+    sizes=dict.fromkeys(("llava", "official", "lmms"), sum(QUESTIONS.values())),
+)
