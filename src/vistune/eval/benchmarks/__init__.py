@@ -16,6 +16,8 @@ from vistune.eval.benchmarks import (
     mvbench,
     pope,
     scanqa,
+    scienceqa_data,
+    scienceqa_teacher,
     textvqa,
     vizwiz,
     vqa,
@@ -41,6 +43,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "coco-captions": coco_captions.BENCHMARK,
     "pope": pope.BENCHMARK,
     "mme": mme.BENCHMARK,
+    "scienceqa": scienceqa_data.BENCHMARK,
+    "scienceqa-complement": scienceqa_teacher.COMPLEMENT,
+    "scienceqa-judge": scienceqa_teacher.JUDGE,
 }
 
 

@@ -176,14 +176,14 @@ def by_category(
             continue
         hit = _field(problem, "answer", f"problem {problem_id}") == _predicted(problem_id, index_by_id)
         correct += hit
-        for name in _classes(problem):
+        for name in classes(problem):
             hits[name].append(hit)
     table = {name: _percent(sum(values), len(values)) for name, values in hits.items()}
     return table | {"Avg": _percent(correct, len(index_by_id))}
 
 
-def _classes(problem: Mapping[str, Any]) -> Iterator[str]:
-    """The columns that a problem counts in."""
+def classes(problem: Mapping[str, Any]) -> Iterator[str]:
+    """The columns of the paper's table, but for the average, that a problem counts in."""
     hint, image = problem.get("hint"), problem.get("image")
     if problem.get("subject") in _SUBJECTS:
         yield _SUBJECTS[problem["subject"]]
