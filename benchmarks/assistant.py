@@ -34,7 +34,8 @@ from vistune.eval.benchmark import Benchmark, BenchmarkReport, majority_replies,
 from vistune.eval.benchmarks import BENCHMARKS
 from vistune.eval.benchmarks.scenes_v1 import DIGEST
 from vistune.eval.benchmarks.text_only import side_by_side
-from vistune.eval.results import BenchmarkResult, counting, evaluate
+from vistune.eval.results import BenchmarkResult, evaluate
+from vistune.eval.tables import counting
 from vistune.formats import read_examples
 from vistune.journal import atomic_write
 from vistune.pull import pull
@@ -50,7 +51,7 @@ Figures = dict[tuple[str, str], tuple[float, int]]
 """(group, kind) → exact match and number of questions; "overall" is the mean over kinds, "every question" the one over questions."""
 
 
-def figures_of(result: BenchmarkResult | BenchmarkReport) -> Figures:
+def figures_of(result: BenchmarkReport) -> Figures:
     """Every figure of a result. Kinds without a scored question have none."""
     figures: Figures = {(kind.group, kind.kind): (kind.value, kind.n) for kind in result.kinds if kind.n}
     for group, overall in {"": result.overall, **result.by_group}.items():
@@ -211,9 +212,9 @@ def main() -> None:
     results = measure(options.model, options)
     blind = measure(options.blind_model, options, blind=True) if options.blind_model else None
     rows = []
-    for suite, (result, _) in results.items():
+    for suite, (_, graded) in results.items():
         chance = chance_figures(BENCHMARKS[suite], options.limit, pairs) if pairs else None
-        rows += rows_of(suite, figures_of(result), figures_of(blind[suite][0]) if blind else None, chance)
+        rows += rows_of(suite, figures_of(report(suite, graded)), figures_of(report(suite, blind[suite][1])) if blind else None, chance)
     print_rows(rows)
     written = {
         "meta": about(options, results),

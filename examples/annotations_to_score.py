@@ -33,7 +33,8 @@ from vistune.datagen.template_teacher import TemplateTeacher
 from vistune.engine.engine import Engine
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks import BENCHMARKS
-from vistune.eval.results import BenchmarkResult, counting, evaluate
+from vistune.eval.results import BenchmarkResult, evaluate
+from vistune.eval.tables import counting
 from vistune.journal import atomic_write
 from vistune.scenes import sprite_bank
 from vistune.scenes.draw import COLOURS, PLACES
@@ -88,7 +89,11 @@ def unheard(suite: Benchmark, data: Path) -> Benchmark:
 def score(engine: Engine, suite: Benchmark, folder: Path, name: str, *, blind: bool = False) -> BenchmarkResult:
     with counting(f"{suite.name}: {name}") as progress:
         result, _ = asyncio.run(evaluate(engine, suite, folder, model_name=name, checkpoint=name, blind=blind, progress=progress))
-    print(f"{name}: {result.overall:.3f}", {kind.kind: round(kind.value, 2) for kind in result.kinds if not kind.group}, flush=True)
+    print(
+        f"{name}: {result.metric('overall'):.3f}",
+        {each.name: round(each.value, 2) for each in result.metrics if "/" not in each.name},
+        flush=True,
+    )
     return result
 
 
@@ -118,12 +123,12 @@ def main() -> None:
         suite = replace(suite, name=f"{suite.name}-{arguments.limit}", load=lambda folder, protocol: first)
     base = start_model(smol_align().model)
     with Engine(base.model, base.processor) as engine:
-        results = {"base": [score(engine, suite, arguments.work / "base", "base").overall]}
+        results = {"base": [score(engine, suite, arguments.work / "base", "base").metric("overall")]}
     for name, folder in adapters(arguments.work, data, arguments.seeds):
         model, processor = load_model(folder)
         with Engine(model, processor) as engine:
             result = score(engine, suite, folder.parent, name, blind=name.startswith("blind"))
-        results.setdefault(name.partition("-")[0], []).append(result.overall)
+        results.setdefault(name.partition("-")[0], []).append(result.metric("overall"))
     for name, values in results.items():
         print(f"{name:8} {statistics.mean(values):.3f}  {[round(value, 3) for value in values]}")
     atomic_write(arguments.work / "scores.json", json.dumps(results, indent=1).encode())

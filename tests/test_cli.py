@@ -17,7 +17,7 @@ from PIL import Image
 from tests.checkpoint.tiny import tiny_llava
 from tests.eval.small import benchmark_of
 
-from vistune import cli
+from vistune import cli, cli_model
 from vistune.__main__ import BROKEN_PIPE, INTERRUPTED, main
 from vistune.chat_model import ScriptedChatModel
 from vistune.checkpoint.folder import save_model
@@ -45,7 +45,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(options, name=name, dtype=dtype, device=device)
         yield seen["model"]
 
-    monkeypatch.setattr(cli, "_loaded_model", fake)
+    monkeypatch.setattr(cli_model, "loaded_model", fake)
     return seen
 
 
@@ -59,7 +59,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
             raise error
             yield
 
-        monkeypatch.setattr(cli, "_loaded_model", fake)
+        monkeypatch.setattr(cli_model, "loaded_model", fake)
 
     return fail_with
 
@@ -264,8 +264,10 @@ def test_eval_prints_a_table_and_writes_answers_and_result(
     assert (loaded["name"], loaded["deterministic"], loaded["template"]) == (str(tiny_benchmark), True, "vicuna_v1")
     assert loaded["model"].max_active == 1
     written = json.loads((out / "echoes.json").read_text())
-    assert (written["overall"], written["n"], written["arithmetic"]) == (1.0, 2, "scripted")
-    assert {path.name for path in out.iterdir()} == {"echoes.json", "echoes.jsonl", "echoes.first-1.json", "echoes.first-1.jsonl"}
+    assert (written["metrics"][0]["value"], written["n"], written["arithmetic"]) == (1.0, 2, "scripted")
+    assert {path.name for path in out.glob("echoes.*")} == {
+        *("echoes.json", "echoes.jsonl", "echoes.answers"), *("echoes.first-1.json", "echoes.first-1.jsonl", "echoes.first-1.answers")
+    }  # fmt: skip
 
 
 def test_answers_of_a_folder_that_has_changed_are_not_taken_for_its_own(
@@ -296,10 +298,46 @@ def test_text_only_writes_base_and_tuned_side_by_side(loaded: dict[str, Any], tm
     assert capsys.readouterr().out.strip() == text.strip()
 
 
-def test_the_help_of_eval_names_every_benchmark(capsys: pytest.CaptureFixture[str]):
-    assert run("eval", "--help") == 0
-    words = " ".join(capsys.readouterr().out.split())
-    assert all(name in words for name in BENCHMARKS)
+def test_the_list_of_eval_says_of_every_benchmark_where_its_data_belongs(capsys: pytest.CaptureFixture[str]):
+    assert run("eval", "--list") == 0
+    listed = capsys.readouterr().out
+    for name, benchmark in BENCHMARKS.items():
+        assert f"{name}: {benchmark.about.title}" in listed
+        assert all(f"ROOT/{name}/{line}" in listed for line in benchmark.about.layout.splitlines())
+        assert all(f"protocol {protocol.id}: " in listed for protocol in benchmark.protocols)
+
+
+def test_a_model_is_measured_on_benchmarks_of_ones_own(loaded: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "model").mkdir()
+    rows = [{"benchmark": "mine", "scorer": "contains"}, {"id": "1", "question": "Say hay", "answer": "hay"}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert run("eval", tmp_path / "model", "--benchmarks", tmp_path / "mine.jsonl", "--out", tmp_path / "a") == 0
+    assert "100.00" in capsys.readouterr().out
+    assert run("eval", "check", tmp_path / "mine.jsonl") == 0
+    assert capsys.readouterr().out == "mine (contains): 1 questions about 0 pictures\n"
+    assert run("eval", "compare", tmp_path / "a", tmp_path / "a", "--html", tmp_path / "p.html", "--own", tmp_path / "mine.jsonl") == 0
+    assert "better: A on 0 questions, B on 0; the same on 1" in capsys.readouterr().out
+    assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["eval", "scenes-v1", "--protocol", "scenes-v1=loud"], 11, "protocol of scenes-v1"),
+        (["eval", "scenes-v1", "--protocol", "pope=lmms"], 2, "NAME=ID"),
+        (["eval", "http://127.0.0.1:9/v1", "--benchmarks", "scenes-v1"], 2, "--model-name"),
+        (["eval", "assistant", "--benchmarks", "scenes-v1", "--model-name", "x"], 2, "no address"),
+        (["eval", "assistant", "--benchmarks", "scenes-v1", "-m", "other"], 2, "Which model"),
+        (["eval"], 2, "Which benchmarks"),
+        (["eval", "compare", "gone", "lost"], 2, "no results of the same name"),
+    ],
+)
+def test_a_mistake_with_eval_is_said_before_a_model_is_loaded(
+    arguments: list[str], code: int, hint: str, loaded: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    assert run(*arguments) == code
+    assert hint in capsys.readouterr().err
+    assert "name" not in loaded
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):

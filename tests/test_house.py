@@ -27,8 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the public surface: names of the rooms, each imported when it is first used
     "__init__": GROUND | ROOMS | {"pull"},
     "__main__": {"cli", "errors"},
-    "cli": GROUND | ROOMS | {"cli_data", "pull", "doctor"},
+    "cli": GROUND | ROOMS | {"cli_data", "cli_eval", "cli_model", "pull", "doctor"},
     "cli_data": GROUND | ROOMS | {"pull"},
+    "cli_eval": GROUND | ROOMS | {"cli_model", "pull"},
+    "cli_model": GROUND | ROOMS | {"pull"},
     "doctor": {"pull", "journal", "errors"},
     # serve, eval, datagen and board see a ChatModel and nothing of what it is made of
     "datagen": GROUND,
@@ -46,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # Rooms and files that only talk, read and draw, and the torch-free files of the rooms that compute.
-LIGHT_ROOMS = GROUND | {"__main__", "cli", "cli_data", "doctor", "pull", "datagen", "eval", "board", "serve"}
+LIGHT_ROOMS = GROUND | {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "doctor", "pull", "datagen", "eval", "board", "serve"}
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit"}
 
@@ -125,13 +127,21 @@ def test_the_import_of_vistune_loads_nothing_heavy():
 
 
 def test_help_of_every_verb_loads_nothing_heavy():
-    from vistune.cli import app, data_app
+    from vistune.cli import app, data_app, eval_app
 
     verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert {"chat", "train", "doctor"} <= set(verbs)
     data_verbs = [command.name for command in data_app.registered_commands]
     assert {"check", "overlap"} <= set(data_verbs)
-    runs = "; ".join([*(f"main([{verb!r}, '--help'])" for verb in verbs), *(f"main(['data', {verb!r}, '--help'])" for verb in data_verbs)])
+    eval_verbs = [command.callback.__name__ for command in eval_app.registered_commands if command.callback]
+    assert {"run", "check", "compare"} == set(eval_verbs)
+    runs = "; ".join(
+        [
+            *(f"main([{verb!r}, '--help'])" for verb in verbs),
+            *(f"main(['data', {verb!r}, '--help'])" for verb in data_verbs),
+            *(f"main(['eval', {verb!r}, '--help'])" for verb in eval_verbs),
+        ]
+    )
     assert not loaded_by(f"from vistune.__main__ import main; main(['--help']); {runs}; main(['train', '--list'])")
 
 

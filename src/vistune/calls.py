@@ -30,7 +30,7 @@ from vistune.journal import Journal
 from vistune.rates import CallLimits, Gate, verdict
 from vistune.types import Conversation, Delta, Part, Reply, SamplingParams, TextPart, TokenLogprob
 
-__all__ = ["Answer", "CallLimits", "CallStats", "Calls", "Price"]
+__all__ = ["Answer", "CallLimits", "CallStats", "Calls", "Price", "reply_from"]
 
 
 @dataclass(frozen=True)
@@ -382,7 +382,7 @@ class _AnswerLog:
 
     def answer(self, key: str) -> Answer:
         record = self._journal.read(self._answers[bytes.fromhex(key)])
-        return Answer(key, _reply_from(record["reply"]), record["cost"], cached=True, attempts=record["try"])
+        return Answer(key, reply_from(record["reply"]), record["cost"], cached=True, attempts=record["try"])
 
     async def write(self, record: Mapping[str, Any], *, room: int = 0) -> None:
         """Returns when the record is on the disk. It gets there even if the caller is cancelled.
@@ -474,7 +474,7 @@ class _AnswerLog:
         stats.maybe_spent += math.fsum(under_way.values())
 
 
-def _reply_from(record: dict[str, Any]) -> Reply:
+def reply_from(record: dict[str, Any]) -> Reply:
     """The reply that `dataclasses.asdict` took apart."""
     logprobs = record.pop("logprobs")
     if logprobs is not None:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vistune import cli_model
 from vistune.cli_data import data_app
+from vistune.cli_eval import eval_app
+from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, ModelOption, TemplateOption, TowerOption, stands_on
 from vistune.errors import UnsupportedModel, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from vistune.engine.engine import Engine
     from vistune.model.llava import Llava
     from vistune.model.processor import Processor
     from vistune.types import Conversation
@@ -37,18 +38,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 
 
-DType = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda"]
 Layout = Literal["hf", "original", "native"]
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
-BaseOption = Annotated[str | None, typer.Option(help="What an adapter or a projector alone stands on, if it does not say.")]
-TowerOption = Annotated[str | None, typer.Option(help="The vision tower of an original LLaVA checkpoint that does not hold it.")]
-TemplateOption = Annotated[str | None, typer.Option(help="The chat template of a checkpoint that does not name one, e.g. vicuna_v1.")]
-DTypeOption = Annotated[DType, typer.Option(help="Number format of the weights; auto takes bfloat16 where the machine is fast at it.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes the GPU if there is one.")]
 DeterministicOption = Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -113,7 +107,7 @@ def chat(
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
     with (
-        _loaded_model(
+        cli_model.loaded_model(
             model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
         ) as chat_model,
         TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
@@ -133,7 +127,7 @@ def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto", device: 
 
     items = read_demo(ASSETS / "demo")
     right = 0
-    with _loaded_model(model, dtype, device) as chat_model:
+    with cli_model.loaded_model(model, dtype, device) as chat_model:
         for result in run_demo(chat_model, items):
             right += result.right
             verdict = "right" if result.right else "WRONG"
@@ -233,81 +227,6 @@ def train(
     typer.echo(run(config, resume=resume, sampler=_sample_answers))
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------------------------
-
-
-@app.command("eval")
-def evaluate(
-    benchmark: Annotated[str, typer.Argument(help="scenes-v1, easy-vqa, or text-only (a tuned model beside its base).")],
-    model: ModelOption = "assistant",
-    out: Annotated[Path | None, typer.Option(help="Folder for answers and results, resumed; default: one per model in runs/eval.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first so many questions.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Show grey pictures: what the questions alone give away.")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Questions under way at once.")] = 16,
-    deterministic: Annotated[bool, typer.Option("--deterministic/--fast", help="fast: answers may differ by their company.")] = True,
-    base: BaseOption = None,
-    vision_tower: TowerOption = None,
-    template: TemplateOption = None,
-    dtype: DTypeOption = "auto",
-    device: DeviceOption = "auto",
-) -> None:
-    """Measure a model on a benchmark: prints exact match per kind and group, and keeps every answer."""
-    if benchmark == "text-only":
-        if blind or limit:
-            raise UsageError("text-only shows no pictures and is twenty prompts; leave --blind and --limit out.")
-        return _text_only(model, out, dtype, device)
-    import asyncio
-
-    from rich.console import Console
-
-    from vistune.checkpoint.files import folder_digest
-    from vistune.eval.benchmarks import benchmark_named
-    from vistune.eval.results import counting, table
-    from vistune.eval.results import evaluate as run
-    from vistune.pull import pull
-
-    chosen = benchmark_named(benchmark)
-    checkpoint = folder_digest(pull(model))
-    out = out or _results_folder(model, checkpoint)
-    # Deterministic by default, so that an answer depends on its question alone, and a score on nothing but the model.
-    with (
-        _loaded_model(
-            model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
-        ) as chat_model,
-        counting(chosen.name) as progress,
-    ):
-        measuring = run(
-            chat_model, chosen, out, model_name=model, checkpoint=checkpoint, arithmetic=chat_model.arithmetic, blind=blind, limit=limit,
-            concurrency=concurrency, progress=progress,
-        )  # fmt: skip
-        result, _ = asyncio.run(measuring)
-    Console().print(table(result))
-
-
-def _text_only(model: str, out: Path | None, dtype: DType, device: Device) -> None:
-    """Writes the tuned model's and its base's answers to the text-only prompts side by side."""
-    import asyncio
-
-    from vistune.checkpoint.files import folder_digest
-    from vistune.eval.benchmarks.text_only import side_by_side
-    from vistune.eval.results import side_by_side_markdown
-    from vistune.journal import atomic_write
-    from vistune.pull import pull
-
-    out = out or _results_folder(model, folder_digest(pull(model)))
-    with _loaded_model(model, dtype, device, untuned=True) as base, _loaded_model(model, dtype, device) as tuned:
-        rows = asyncio.run(side_by_side(base, tuned))
-    text = side_by_side_markdown(rows, tuned_name=model)
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / "text-only.md", text.encode())
-    typer.echo(text)
-
-
-def _results_folder(model: str, checkpoint: str) -> Path:
-    """Where a model's results go unless --out says so: a model that was trained again has another digest, and another folder."""
-    return Path("runs/eval") / f"{Path(model).name}-{checkpoint[:8]}"
-
-
 # --- checkpoints ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +262,7 @@ def export(
     from vistune.checkpoint.original import save_original
     from vistune.pull import pull
 
-    loaded, processor = load_model(pull(model), **_stands_on(base, vision_tower, template))
+    loaded, processor = load_model(pull(model), **stands_on(base, vision_tower, template))
     if to == "hf" and (reason := why_native(processor.config)):
         raise UnsupportedModel(
             f"transformers' LLaVA classes have no place for {reason}, so no Hugging Face folder can hold {model}; write one for vistune "
@@ -372,59 +291,6 @@ def doctor(
 
 
 # --- shared ---------------------------------------------------------------------------------------------------------------------------
-
-
-class _StandsOn(TypedDict):
-    """What `load_model` wants to know about a foreign checkpoint beyond its folder."""
-
-    base: Path | None
-    vision_tower: Path | None
-    template: str | None
-
-
-def _stands_on(base: str | None, vision_tower: str | None, template: str | None) -> _StandsOn:
-    """The options of the same names, with what they name fetched; a wrong name is said before anything is loaded."""
-    from vistune.model.templates import template_named
-    from vistune.pull import pull
-
-    if template is not None:
-        template_named(template)
-    return {"base": pull(base) if base else None, "vision_tower": pull(vision_tower) if vision_tower else None, "template": template}
-
-
-@contextmanager
-def _loaded_model(
-    name: str,
-    dtype: DType,
-    device: Device,
-    *,
-    deterministic: bool = False,
-    untuned: bool = False,
-    base: str | None = None,
-    vision_tower: str | None = None,
-    template: str | None = None,
-) -> Iterator[Engine]:
-    """`--model` as a ChatModel, with whatever else it stands on; `untuned`, only that."""
-    from vistune.pull import pull
-
-    stands_on, folder = _stands_on(base, vision_tower, template), pull(name)
-    if sys.stderr.isatty():
-        typer.echo(f"Loading {name} …", err=True)
-    import torch
-
-    from vistune.checkpoint.folder import load_model, load_untuned
-    from vistune.engine.engine import Engine, best_dtype
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no GPU that this torch can use; leave --device out, or see `vistune doctor`.")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    precision = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
-    if untuned:
-        model, processor = load_untuned(folder, dtype=precision, device=place)
-    else:
-        model, processor = load_model(folder, dtype=precision, device=place, **stands_on)
-    with Engine(model, processor, deterministic=deterministic) as engine:
-        yield engine
 
 
 def _sample_answers(model: Llava, processor: Processor, conversations: Sequence[Conversation]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,13 +39,14 @@ class Protocol:
 class Metric:
     """A figure as the field prints it.
 
-    A metric of one category is named "metric/category"; a category may be a path. `interval` is the 95 % interval, which the runner adds.
+    A metric of one category is named "metric/category"; a category may be a path. Percents go to 100, fractions to 1, points and scores to
+    wherever they go. `interval` is the 95 % interval, which the runner adds.
     """
 
     name: str
     value: float
     n: int
-    unit: Literal["percent", "points", "score"] = "percent"
+    unit: Literal["percent", "points", "score", "fraction"] = "percent"
     interval: tuple[float, float] | None = None
     headline: bool = False
 
@@ -88,6 +89,8 @@ class Benchmark:
     highest mean log-probability of its tokens, and its `logprobs` are one entry (continuation, mean) for each."""
     extremes: Callable[[Question], tuple[Score, Score]] = _zero_or_one
     """The worst and the best that an unscored answer could have been, for the bounds."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of each protocol, how many questions there officially are: a result on fewer or more is marked partial."""
     intervals: bool = True
     """False where `summarise` takes seconds (corpus statistics), too long to be repeated sixty times."""
 
@@ -181,13 +184,13 @@ def by_kind(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
     def named(metric: str, group: str) -> str:
         return f"{metric}/{group}" if group else metric
 
-    metrics = [Metric("overall", found.overall, found.n - found.n_unscored, "score", headline=True)]
-    metrics.append(Metric("every question", found.micro, found.n - found.n_unscored, "score"))
+    metrics = [Metric("overall", found.overall, found.n - found.n_unscored, "fraction", headline=True)]
+    metrics.append(Metric("every question", found.micro, found.n - found.n_unscored, "fraction"))
     for group, overall in found.by_group.items():
         scored = sum(kind.n for kind in found.kinds if kind.group == group)
         if scored:
-            metrics.append(Metric(named("overall", group), overall, scored, "score"))
-    metrics += [Metric(named(kind.kind, kind.group), kind.value, kind.n, "score") for kind in found.kinds if kind.n]
+            metrics.append(Metric(named("overall", group), overall, scored, "fraction"))
+    metrics += [Metric(named(kind.kind, kind.group), kind.value, kind.n, "fraction") for kind in found.kinds if kind.n]
     return tuple(metrics)
 
 

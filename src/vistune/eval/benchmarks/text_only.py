@@ -49,3 +49,16 @@ async def side_by_side(base: ChatModel, tuned: ChatModel, *, max_new_tokens: int
     base_replies = await asyncio.gather(*(base.generate(conversation, params) for conversation in conversations))
     tuned_replies = await asyncio.gather(*(tuned.generate(conversation, params) for conversation in conversations))
     return tuple(SideBySide(prompt, one.text, other.text) for prompt, one, other in zip(PROMPTS, base_replies, tuned_replies, strict=True))
+
+
+def side_by_side_markdown(rows: tuple[SideBySide, ...], *, tuned_name: str) -> str:
+    """The answers of both models under each prompt, for a person to read."""
+    title = "# Text-only prompts: base and tuned side by side"
+    parts = [title, f"Tuned: {tuned_name}; base: the language model that it was tuned from. Greedy answers, verbatim."]
+    for number, row in enumerate(rows, start=1):
+        parts += [f"## {number}. {row.prompt}", f"**Base**\n\n{_quoted(row.base)}", f"**Tuned**\n\n{_quoted(row.tuned)}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines() or ["(nothing)"])
