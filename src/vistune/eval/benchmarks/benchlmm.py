@@ -365,5 +365,6 @@ BENCHMARK = Benchmark(
     score=lambda question, reply, protocol: Score(None, note="a judge scores this"),
     summarise=summarise,
     params=SamplingParams(max_new_tokens=1024),
+    sizes={"official": QUESTIONS, "fixed": QUESTIONS},
     judge=JudgeRules(ask, read_verdict, SamplingParams(max_new_tokens=64), attempts=ATTEMPTS, combine=combine, vary=vary),
 )

@@ -103,4 +103,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=16),
+    sizes={"lmms": 2 * PER_FILE},
 )

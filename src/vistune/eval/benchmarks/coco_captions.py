@@ -96,6 +96,7 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=64),
+    sizes=dict.fromkeys(("karpathy", "karpathy-java", "val2017", "val2017-java"), PICTURES),
     extremes=extremes,
     intervals=False,
 )

@@ -160,4 +160,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=32),
+    sizes=dict.fromkeys(("lmms", "m4c"), VALIDATION_QUESTIONS),
 )

@@ -249,4 +249,5 @@ BENCHMARK = Benchmark(
     score=grade,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=128),
+    sizes=dict.fromkeys(("official", "lmms"), TESTDEV_QUESTIONS),
 )

@@ -286,6 +286,7 @@ COCO = Benchmark(
     score=lambda question, reply, protocol: Score(None, note="a judge scores this"),
     summarise=summarise,
     params=SamplingParams(max_new_tokens=1024),
+    sizes={"llava": 90, "swap": 90},
     judge=_JUDGE,
     extremes=extremes,
 )
@@ -305,6 +306,7 @@ WILD = Benchmark(
     score=lambda question, reply, protocol: Score(None, note="a judge scores this"),
     summarise=summarise,
     params=SamplingParams(max_new_tokens=1024),
+    sizes={"llava": 60, "swap": 60},
     judge=_JUDGE,
     extremes=extremes,
 )

@@ -143,5 +143,6 @@ BENCHMARK = Benchmark(
     score=lambda question, reply, protocol: Score(None, note="a judge scores this"),
     summarise=summarise,
     params=SamplingParams(max_new_tokens=1024),
+    sizes={"v1": QUESTIONS},
     judge=JudgeRules(ask, read_verdict, SamplingParams(max_new_tokens=8), attempts=ATTEMPTS, vary=vary),
 )

@@ -296,4 +296,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=100, stop=("###",)),
+    sizes=dict.fromkeys(FRAMES, PER_TASK * len(TASKS)),
 )

@@ -176,6 +176,7 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=16),
+    sizes=dict.fromkeys(("ll3da", "ll3da-java", "scanqa", "scanqa-java"), VALIDATION_QUESTIONS),
     extremes=extremes,
     intervals=False,
 )

@@ -133,4 +133,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=128),
+    sizes=dict.fromkeys(("llava", "lmms"), VALIDATION_QUESTIONS),
 )

@@ -74,4 +74,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=128),
+    sizes={"llava": VALIDATION_QUESTIONS},
 )

@@ -258,4 +258,5 @@ BENCHMARK = Benchmark(
     score=score,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=128),
+    sizes=dict.fromkeys(("official", "m4c"), VALIDATION_QUESTIONS),
 )
