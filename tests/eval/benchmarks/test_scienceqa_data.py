@@ -140,7 +140,6 @@ def test_a_reason_that_there_is_not_is_left_out_and_double_blanks_are_squeezed_o
 )
 def test_a_right_answer_in_every_order_is_read_as_right(order: str, expected: str):
     assert answer_text(PROBLEMS["11"], f"QCM-{order}") == expected
-    # The dot of the official pattern needs a character: after LEPA's own dot there is one only where LLaVA's runner leaves it.
     assert scienceqa_data.read_letter(expected, 3, f"QCM-{order}") == ("A", 0)
 
 
@@ -230,16 +229,15 @@ def test_in_the_judge_scheme_the_teacher_decides_where_both_differ(data: Path):
         return "The answer is A. "
 
     result, _, _ = run(scienceqa_teacher.JUDGE, data, REPLIES | {"15": "The answer is B. ", "16": "A"}, judge=teacher)
-    # 11 was not asked; 12 right by the second answer; 13 wrong by the model; 14 has no score; 15 wrong by the second answer; 16 right by it.
+    # 11 was not asked; 12 right by the second answer; 13 wrong by the model; 14 has no score; 15 wrong by the second answer, 16 right.
     assert result.metric("accuracy") == 60.0
     assert (result.n, result.n_unscored) == (6, 1)
     assert result.metric("model alone") == 80.0
     assert result.metric("teacher alone") == 40.0
     assert sum("Which is 13?" in text for text in asked) == 3
     assert not any("Which is 11?" in text for text in asked)
-    assert "[Assistant 1]\nB. two 12\n[End of Assistant 1]\n[Assistant 2]\nThe answer is C.\n" in next(
-        each for each in asked if " 12?" in each
-    )
+    both = "[Assistant 1]\nB. two 12\n[End of Assistant 1]\n[Assistant 2]\nThe answer is C.\n[End of Assistant 2]"
+    assert both in next(text for text in asked if "Which is 12?" in text)
 
 
 def test_a_teachers_file_of_other_questions_or_none_is_refused(data: Path):

@@ -5,19 +5,27 @@ from __future__ import annotations
 from vistune.errors import UnknownName
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks import (
+    ai2d,
     benchlmm,
     chartqa,
     coco_captions,
+    coloninst,
     docvqa,
+    embspatial,
     gqa,
     llava_bench,
     mm_vet,
+    mmbench,
     mme,
+    mmmu_data,
+    mmr,
     mvbench,
     pope,
+    qbench,
     scanqa,
     scienceqa_data,
     scienceqa_teacher,
+    seed_bench,
     textvqa,
     vizwiz,
     vqa,
@@ -46,6 +54,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "scienceqa": scienceqa_data.BENCHMARK,
     "scienceqa-complement": scienceqa_teacher.COMPLEMENT,
     "scienceqa-judge": scienceqa_teacher.JUDGE,
+    "mmbench": mmbench.BENCHMARK,
+    "embspatial": embspatial.BENCHMARK,
+    "coloninst": coloninst.BENCHMARK,
+    "mmr": mmr.BENCHMARK,
+    "mmmu": mmmu_data.BENCHMARK,
+    "seed-bench": seed_bench.BENCHMARK,
+    "ai2d": ai2d.BENCHMARK,
+    "qbench": qbench.BENCHMARK,
 }
 
 

@@ -1,17 +1,23 @@
 """ColonINST-v1 (Ji et al. 2024): colonoscopy pictures; classify (CLS), describe a region (REG), find a region (REC).
 
-Pure functions, as the evaluation scripts of IntelliScope. "Seen" in the published table is the validation split, "unseen" the test split.
+As the evaluation scripts of IntelliScope; all but the questions at the end are pure functions. "Seen" in the published table is the
+validation split, "unseen" the test split.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.official_files import Pictures, Row, json_rows, require_count
+from vistune.eval.shared import about_pictures, mean_percent, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 COUNTS = {"cls": {"val": 8_929, "test": 45_284}, "reg": {"val": 4_874, "test": 37_631}, "rec": {"val": 4_874, "test": 37_631}}
 HIT_ABOVE = 0.5
@@ -125,3 +131,111 @@ def _turn(item: Mapping[str, Any], speaker: str) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+SPLITS = {"seen": "val", "unseen": "test"}
+_PICTURE_MARK = "<image>"
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The dialogues of the three tasks, of both splits or of one; their place in the file is their id, for a picture has several.
+
+    Raises:
+        DataError: a file or picture is missing, a dialogue is not one question and its answer, or a file has another number of dialogues.
+    """
+    pictures = Pictures(folder / "Positive-images")
+    questions = []
+    for name, split in SPLITS.items():
+        if protocol not in ("official", name):
+            continue
+        for task, counts in COUNTS.items():
+            path = folder / f"Json-file/{split}/ColonINST-{split}-{task}.json"
+            rows = json_rows(path)
+            if check_counts:
+                require_count(len(rows), counts[split], f"{path}: dialogues")
+            questions += [_question(f"{split}-{task}-{number}", task, name, row, pictures) for number, row in enumerate(rows)]
+    return questions
+
+
+def _question(id: str, task: str, split: str, row: Row, pictures: Pictures) -> Question:
+    turns = row.get("conversations")
+    speakers = [turn.get("from") for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    if speakers != ["human", "gpt"] or not all(isinstance(turn.get("value"), str) for turn in turns):
+        raise row.wrong("conversations", "one turn of 'human' and one of 'gpt'; another turn may be a prediction")
+    instruction, answer = turns[0]["value"], turns[1]["value"]
+    if instruction.count(_PICTURE_MARK) != 1:
+        raise row.error(f"the question must hold {_PICTURE_MARK} once")
+    if task == "rec" and parse_box(answer) is None:
+        raise row.error(f"the answer must be a box such as {{<1><2><30><40>}}, not {answer[:60]!r}")
+    picture = pictures.part(row.text("id"), row)
+    return Question(
+        id,
+        about_pictures(picture, instruction.replace(_PICTURE_MARK, "").strip()),
+        answers=(answer,),
+        category=task,
+        group=split,
+        image_group=row.text("id"),
+    )
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """1 or 0 for a label, the overlap for a box. The official runner trims what the model says, the scorer does not."""
+    if missing := unanswered(reply):
+        return missing
+    said, gold = reply.text.replace(_END_OF_TEXT, "").strip().lower(), question.answers[0].lower()
+    if question.category != "rec":
+        return Score(float(said == gold), extracted=said)
+    box = parse_box(said)
+    overlap = box_iou(box or (), _numbers(gold, strict_official=False))
+    return Score(overlap, extracted=str(box) if box else None, note="" if box else "no four numbers in angle brackets, so no overlap")
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """The columns of the published table. It has no figure for all; the headline is the accuracy of CLS, unseen where that was asked."""
+    metrics = []
+    for split in SPLITS:
+        members = {task: [item for item in graded if (item.question.category, item.question.group) == (task, split)] for task in COUNTS}
+        metrics += [mean_percent(f"{task.upper()} accuracy/{split}", members[task]) for task in ("cls", "reg") if members[task]]
+        if members["rec"]:
+            hits = [Graded(item.question, item.reply, _hit(item.score)) for item in members["rec"]]
+            precision = mean_percent(f"REC precision/{split}", hits)
+            recall = Metric(f"REC recall/{split}", precision.value / _BOX_NUMBERS, precision.n)
+            metrics += [mean_percent(f"REC IoU/{split}", members["rec"]), precision, recall]
+    first = next((name for name in ("CLS accuracy/unseen", "CLS accuracy/seen") for metric in metrics if metric.name == name), None)
+    metrics = metrics or [Metric("CLS accuracy", 0.0, 0)]
+    headline = first or metrics[0].name
+    return tuple(replace(metric, headline=metric.name == headline) for metric in metrics)
+
+
+def _hit(score: Score) -> Score:
+    return score if score.value is None else Score(float(score.value > HIT_ABOVE))
+
+
+BENCHMARK = Benchmark(
+    "coloninst",
+    "1",
+    about=About(
+        title="ColonINST-v1: colonoscopy pictures; classify (CLS), name a region (REG), find a region (REC)",
+        source="https://huggingface.co/datasets/ai4colonoscopy/ColonINST-v1; pictures of 19 public sets, on request from the authors",
+        licence="Apache-2.0 (code); pictures under their own licences",
+        layout="Json-file/{val,test}/ColonINST-{val,test}-{cls,reg,rec}.json\nPositive-images/<Set>/<Split>/<class>/<file>",
+        metric="CLS accuracy on unseen pictures; beside it CLS, REG and REC, seen (val) and unseen (test)",
+        paper="https://arxiv.org/abs/2410.17241",
+    ),
+    protocols=(
+        Protocol("official", "both splits; the dialogues' own instructions, labels letter for letter but for case, boxes by overlap"),
+        Protocol("seen", "the validation split alone"),
+        Protocol("unseen", "the test split alone"),
+    ),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=40),
+    sizes={
+        "official": sum(sum(counts.values()) for counts in COUNTS.values()),
+        "seen": sum(counts["val"] for counts in COUNTS.values()),
+        "unseen": sum(counts["test"] for counts in COUNTS.values()),
+    },
+)

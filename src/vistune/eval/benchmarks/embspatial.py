@@ -1,7 +1,7 @@
 """EmbSpatial-Bench (Du et al. 2024): where things are, multiple choice, in four ways to read a reply.
 
-Pure functions. The authors published no scorer; `reform_upper` is that of ReForm-Eval, by the same group and with the same two modes
-(generation, likelihood), and the one to use for the published row.
+`parse`, `most_likely` and `score` are pure; the benchmark itself is at the end. The authors published no scorer; `reform_upper` is that of
+ReForm-Eval, by the same group and with the same two modes (generation, likelihood), and the one to use for the published row.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ import string
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.benchmarks.choices import LETTER_ANSWER, LETTERS, chosen, lettered, unreadable
 from vistune.eval.benchmarks.mmbench import infer_option
+from vistune.eval.official_files import EmbeddedPictures, Row, json_rows, require_count, unique
+from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["reform_upper", "reform_all", "lmms", "vlmevalkit"]
 MODES: tuple[Mode, ...] = ("reform_upper", "reform_all", "lmms", "vlmevalkit")
@@ -140,3 +146,104 @@ def _field(item: Mapping[str, Any], key: str) -> Any:
         return item[key]
     except KeyError:
         raise ScoringError(f"{item.get('question_id', 'an item')} of EmbSpatial-Bench has no {key!r}.") from None
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+FILE = "embspatial_bench.json"
+QUESTIONS = 3_640
+SOURCES = ("mp3d", "ai2thor", "scannet")
+RELATIONS = ("close", "far", "left", "right", "above", "under")
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The questions; the category is the relation, the group the source, and those of a scene belong together.
+
+    Raises:
+        DataError: the file, a field or a picture is missing, an id comes twice, an answer is no index of the options, or the
+            count is not 3,640.
+    """
+    rows = unique(json_rows(folder / FILE), lambda row: row.name("question_id"))
+    if check_counts:
+        require_count(len(rows), QUESTIONS, f"{folder / FILE}: questions")
+    pictures = EmbeddedPictures()
+    return [_question(name, row, pictures, protocol) for name, row in rows.items()]
+
+
+def _question(name: str, row: Row, pictures: EmbeddedPictures, protocol: str) -> Question:
+    options = row.texts("answer_options")
+    source = row.choice("data_source", SOURCES)
+    return Question(
+        name,
+        about_pictures(pictures.from_base64(row, "image"), _prompt(row.text("question"), options, protocol)),
+        answers=(LETTERS[row.index("answer", len(options))],),
+        choices=options,
+        category=row.choice("relation", RELATIONS),
+        group=source,
+        image_group=f"{source}/{row.name('scene_id')}",
+    )
+
+
+def _prompt(text: str, options: Sequence[str], protocol: str) -> str:
+    if protocol == "likelihood":
+        return text
+    if protocol == "lmms":
+        return f"Answer with A, B, C or D only.\n{text}\n{lettered(options, '{}) {}')}"
+    if protocol == "vlmevalkit":
+        return f"Question: {text}\nOptions:\n{lettered(options, '{}: {}')}\n{LETTER_ANSWER}"
+    return f"{text} Options: {lettered(options, '({}) {}', '; ')}"
+
+
+def continuations(question: Question, protocol: str) -> Sequence[str]:
+    """What is compared in likelihood mode: the options themselves."""
+    return question.choices if protocol == "likelihood" else ()
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether the reply names the right option."""
+    if missing := unanswered(reply):
+        return missing
+    if protocol == "likelihood":
+        place: int | None = question.choices.index(reply.text)
+    else:
+        place = parse(reply.text.strip(), question.choices, cast(Mode, protocol))
+    return chosen(None if place is None else LETTERS[place], question.answers[0])
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """Accuracy over all questions, per relation and per source."""
+    return (
+        mean_percent("accuracy", graded, headline=True),
+        *mean_percents("accuracy", graded, lambda item: (item.question.category, item.question.group)),
+        unreadable(graded),
+    )
+
+
+BENCHMARK = Benchmark(
+    "embspatial",
+    "1",
+    about=About(
+        title="EmbSpatial-Bench: where things are, seen from within a room",
+        source="https://huggingface.co/datasets/Phineas476/EmbSpatial-Bench",
+        licence="CC BY 4.0",
+        layout=FILE,
+        metric="accuracy over all questions",
+        paper="https://arxiv.org/abs/2406.05756",
+    ),
+    protocols=(
+        Protocol(
+            "reform_upper",
+            "options in one line, the first (A) to (Z) in the reply: ReForm-Eval's generation mode, likely the published one",
+        ),
+        Protocol("reform_all", "the same; also (a) and (1)"),
+        Protocol("lmms", "options as lines, the first letter of the reply, as lmms-eval"),
+        Protocol("vlmevalkit", "options as lines, read by VLMEvalKit's rules"),
+        Protocol("likelihood", "which option the model would most probably write, by the mean log-probability of its tokens"),
+    ),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=64),
+    sizes=dict.fromkeys((*MODES, "likelihood"), QUESTIONS),
+    continuations=continuations,
+)

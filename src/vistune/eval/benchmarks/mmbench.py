@@ -1,6 +1,7 @@
 """MMBench (Liu et al. 2023): reading an option from a reply as VLMEvalKit does, and CircularEval.
 
-Pure functions. VLMEvalKit asks a language model about the replies that its rules cannot read; here those stay None, and the caller may ask.
+VLMEvalKit asks a language model about the replies that its rules cannot read, or counts them as wrong ("exact matching"). The functions
+above the questions are pure and leave such replies without a verdict; the benchmark counts them as wrong, and says how many there were.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ import math
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from vistune.errors import ScoringError
+from vistune.errors import DataError, ScoringError
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.benchmarks.choices import LETTER_ANSWER, chosen, lettered, unreadable
+from vistune.eval.official_files import SEE_LAYOUT, EmbeddedPictures, Row, tsv_rows, unique
+from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, ImagePart, Question, Reply, SamplingParams, Score
 
 LETTERS = ("A", "B", "C", "D")
 NO_OPTION = "Z"
@@ -199,3 +206,123 @@ def _grouped(verdicts: Mapping[int, bool | None], table: Mapping[int, Mapping[st
 def _tally(verdicts: Iterable[bool | None]) -> Tally:
     counts = Counter(verdicts)
     return Tally(counts[True], counts[False], counts[None])
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+FILES = {"en": "mmbench_dev_20230712.tsv", "cn": "mmbench_dev_cn_20231003.tsv"}
+LETTER_ANSWER_CN = "请直接回答选项字母。"
+_COLUMNS = ("index", "question", "hint", *LETTERS, "answer", "category", "l2-category", "image")
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The rows of the development table, each question followed by its rotations; under `vanilla` the questions alone.
+
+    Raises:
+        DataError: the table, a column or a picture is missing, an index comes twice, a rotation has no question, an answer is no option, or
+            the table has no rotations.
+    """
+    path = folder / FILES["cn" if protocol.endswith("cn") else "en"]
+    rows = unique(tsv_rows(path, _COLUMNS), _index_of)
+    rotations: dict[int, list[str]] = defaultdict(list)
+    for name in rows:
+        rotations[int(name) % ROTATION].append(name)
+    orphans = [names[0] for question, names in rotations.items() if str(question) not in rows]
+    if orphans:
+        raise rows[orphans[0]].error(f"it is a rotation of question {int(orphans[0]) % ROTATION}, which is not in the table")
+    vanilla = protocol.startswith("vanilla")
+    if check_counts and not vanilla and len(rotations) == len(rows):
+        raise DataError(f"{path} has no rotations (rows whose index is above {ROTATION:,}), which CircularEval needs. {SEE_LAYOUT}")
+    pictures = EmbeddedPictures()
+    wanted = [[str(question)] if vanilla else sorted(names, key=int) for question, names in rotations.items()]
+    return [_question(name, rows, pictures, protocol, len(names)) for names in wanted for name in names]
+
+
+def _index_of(row: Row) -> str:
+    text = row.text("index")
+    if not text.isdecimal():
+        raise row.wrong("index", "a whole number")
+    return str(int(text))
+
+
+def _question(name: str, rows: Mapping[str, Row], pictures: EmbeddedPictures, protocol: str, n_rotations: int) -> Question:
+    row = rows[name]
+    options = options_of(row.values)
+    hint = "" if row.get("hint") is None else f"{row.text('hint')}\n"
+    closing = LETTER_ANSWER_CN if protocol.endswith("cn") else LETTER_ANSWER
+    text = f"{hint}{row.text('question')}\n{lettered(list(options.values()))}\n{closing}"
+    return Question(
+        name,
+        about_pictures(_picture(row, rows, pictures), text),
+        answers=(row.choice("answer", tuple(options)),),
+        choices=tuple(options.values()),
+        category=row.text("category"),
+        group=row.text("l2-category"),
+        image_group=str(int(name) % ROTATION),
+        facts={"rotations": n_rotations},
+    )
+
+
+def _picture(row: Row, rows: Mapping[str, Row], pictures: EmbeddedPictures) -> ImagePart:
+    """The picture of a row; some tables give the index of the row that has it instead."""
+    text = row.text("image")
+    other = rows.get(text) if len(text) < 20 else None
+    return pictures.from_base64(other or row, "image")
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether one row is answered right."""
+    options: dict[str, object] = dict(zip(LETTERS, question.choices, strict=False))
+    return unanswered(reply) or chosen(infer_option(reply.text.strip(), options), question.answers[0])
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """CircularEval over questions, overall and per category and L2 category; beside it the rows as if each were a question.
+
+    A question with one wrong rotation is wrong; without one, all of its rotations must be scored for it to count.
+    """
+    rotations: dict[str, list[Graded]] = defaultdict(list)
+    for item in graded:
+        rotations[item.question.image_group].append(item)
+    questions = [
+        Graded(members[0].question, members[0].reply, Score(float(verdict)))
+        for members in rotations.values()
+        if (verdict := _verdict(members)) is not None
+    ]
+    metrics = (
+        mean_percent("accuracy", questions, headline=True),
+        *mean_percents("accuracy", questions, lambda item: item.question.category),
+        *mean_percents("accuracy of L2", questions, lambda item: item.question.group),
+    )
+    rows = () if protocol.startswith("vanilla") else (mean_percent("accuracy of rows", graded),)
+    return (*metrics, *rows, unreadable(graded))
+
+
+def _verdict(members: Sequence[Graded]) -> bool | None:
+    values = [item.score.value for item in members if item.score.value is not None]
+    lacking: list[bool | None] = [None] * (members[0].question.facts["rotations"] - len(values))
+    return _all_right([*(value == 1.0 for value in values), *lacking])
+
+
+BENCHMARK = Benchmark(
+    "mmbench",
+    "1",
+    about=About(
+        title="MMBench: multiple choice over 20 abilities, every rotation of the options",
+        source="https://github.com/open-compass/MMBench (development tables; the test tables have no public answers)",
+        licence="Apache-2.0",
+        layout="\n".join(FILES.values()),
+        metric="accuracy by CircularEval: a question is right if it is in all rotations of its options",
+        paper="https://arxiv.org/abs/2307.06281",
+    ),
+    protocols=(
+        Protocol("llava", "English, LLaVA-1.5's prompt; options read by VLMEvalKit's rules, where it counts unreadable ones as wrong"),
+        Protocol("llava-cn", "the same in Chinese"),
+        Protocol("vanilla", "English, every question once, without rotations"),
+        Protocol("vanilla-cn", "the same in Chinese"),
+    ),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=1024),
+)

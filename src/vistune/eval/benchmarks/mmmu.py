@@ -1,6 +1,6 @@
 """MMMU: what a free reply says, as option letter or as open answer, and whether that is right.
 
-Follows eval_utils.py of the MMMU authors. A letter is accuracy by equality, so there is nothing here to score one.
+Follows eval_utils.py of the MMMU authors. The functions here are pure; the questions are in `mmmu_data`.
 """
 
 from __future__ import annotations

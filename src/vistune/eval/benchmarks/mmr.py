@@ -6,15 +6,21 @@ Follows the extraction and evaluation scripts of MMR_Bench. A task's column is t
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.official_files import EmbeddedPictures, Row, parquet_rows, require_count
+from vistune.eval.shared import about_pictures, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 ITEMS_PER_TASK = 50
 IOU_HIT = 0.3
@@ -263,3 +269,110 @@ def total(hits: Mapping[str, int]) -> int:
     if set(hits) != set(COLUMNS):
         raise ScoringError(f"the columns {sorted(hits)} are not the twelve of MMR: {', '.join(COLUMNS)}")
     return sum(hits.values())
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+_BOX = "a Python list [x_min, y_min, x_max, y_max] of four floats between 0 and 1"
+REQUESTS = {
+    "mcq": "Print only the index of the right choice, such as 1, 2, 3 or 4.",
+    "recognition": "Print only the text, without any description.",
+    "grounding_o": f"Print only the bounding box as {_BOX}.",
+    "grounding_t": f'Print only the text and its bounding box as {_BOX}, for example: "some words", [0.1, 0.2, 0.3, 0.4]',
+}
+"""What follows the question on a line of its own. The authors' requests in other words."""
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The first 50 questions of each task in file order, which are all that is scored.
+
+    Raises:
+        DataError: a shard, column or picture is missing, a task has another name or fewer than 50 questions, or an answer
+            is not of its task.
+    """
+    data = folder / "data"
+    split = "test" if any(data.glob("test-*.parquet")) else "train"
+    pictures = EmbeddedPictures()
+    questions: dict[str, list[Question]] = defaultdict(list)
+    for row in parquet_rows(data, split, ("img_id", "image", "Question", "Answer", "task")):
+        task = row.choice("task", tuple(TASKS))
+        if len(questions[task]) < ITEMS_PER_TASK:
+            questions[task].append(_question(f"{task}-{len(questions[task])}", task, row, pictures))
+    if check_counts:
+        for task in TASKS:
+            require_count(len(questions[task]), ITEMS_PER_TASK, f"{data}: questions of {task}")
+    return [question for task in TASKS for question in questions[task]]
+
+
+def _question(id: str, task: str, row: Row, pictures: EmbeddedPictures) -> Question:
+    answer = row.text("Answer")
+    if TASKS[task] == "mcq" and not answer.isdecimal():
+        raise row.wrong("Answer", "the number of a choice")
+    if TASKS[task].startswith("grounding"):
+        try:
+            _corners(_read(task, answer)[1])
+        except ScoringError as error:
+            raise row.error(f"the answer of {task} cannot be scored ({error})") from None
+    picture = pictures.from_base64(row, "image")
+    return Question(
+        id,
+        about_pictures(picture, f"{row.text('Question')}\n{REQUESTS[TASKS[task]]}"),
+        answers=(answer,),
+        category=task,
+        image_group=row.name("img_id"),
+    )
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """The hits of a reply: 0 or 1, and up to 2 in `grounding_t`, whose text and box are columns of their own."""
+    if missing := unanswered(reply):
+        return missing
+    found = str(extract(question.category, clean(reply.text.strip())))
+    note = "the reply is not of the form that was asked for, so it does not hit" if ERROR in found else ""
+    return Score(float(sum(_hits(question.category, found, question.answers[0]))), extracted=found, note=note)
+
+
+def extremes(question: Question) -> tuple[Score, Score]:
+    """No hit, and the answer itself."""
+    best = _hits(question.category, question.answers[0], question.answers[0])
+    return Score(0.0, extracted=ERROR), Score(float(len(best)), extracted=question.answers[0])
+
+
+@functools.lru_cache(maxsize=4096)
+def _hits(task: str, extracted: str, answer: str) -> tuple[bool, ...]:
+    return hits_of(task, extracted, answer)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """The total and its twelve columns. They are sums: an unscored question adds nothing, and the bounds say what it could have added."""
+    tasks: dict[str, list[tuple[bool, ...]]] = defaultdict(list)
+    for item in graded:
+        if item.score.value is not None:
+            tasks[item.question.category].append(_hits(item.question.category, item.score.extracted or "", item.question.answers[0]))
+    columns = []
+    for task, hits in tasks.items():
+        names = ("grounding_t_text", "grounding_t_box") if TASKS[task] == "grounding_t" else (task,)
+        columns += [Metric(f"total/{name}", sum(hit[place] for hit in hits), len(hits), "points") for place, name in enumerate(names)]
+    n = sum(len(hits) for hits in tasks.values())
+    return (Metric("total", sum(column.value for column in columns), n, "points", headline=True), *columns)
+
+
+BENCHMARK = Benchmark(
+    "mmr",
+    "1",
+    about=About(
+        title="MMR (MRR-Benchmark): reading and reasoning about text in pictures, 11 tasks",
+        source="https://huggingface.co/datasets/puar-playground/MMR",
+        licence="CC BY-NC 4.0",
+        layout="data/test-00000-of-00001.parquet (or more shards, or train-)",
+        metric="total of twelve columns, the hits among the first 50 questions of each task, at most 600",
+        paper="https://arxiv.org/abs/2408.14594",
+    ),
+    protocols=(Protocol("official", "the authors' extraction and hits; their requests in other words, in the model's own template"),),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=200),
+    extremes=extremes,
+    sizes={"official": ITEMS_PER_TASK * len(TASKS)},
+)

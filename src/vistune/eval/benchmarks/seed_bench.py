@@ -7,12 +7,18 @@ hold.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from vistune.errors import ScoringError, UnknownName
+from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
+from vistune.eval.benchmarks.choices import LETTER_ANSWER, LETTERS, lettered, unreadable
 from vistune.eval.benchmarks.vqa import as_text
+from vistune.eval.official_files import Pictures, Row, json_rows, read_json, require_count, unique
+from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
+from vistune.types import Graded, Question, Reply, SamplingParams, Score
 
 Mode = Literal["official", "lmms"]
 MODES = ("official", "lmms")
@@ -108,3 +114,94 @@ def _field(record: Any, name: str) -> Any:
 
 def _mean(values: list[bool]) -> float:
     return sum(values) / len(values) if values else 0.0
+
+
+# --- the questions ------------------------------------------------------------------------------------------------------------------------
+
+FILE = "SEED-Bench.json"
+PICTURES, FRAMES = "SEED-Bench-image", "SEED-Bench-video-image"
+QUESTIONS, PICTURE_QUESTIONS = 19_242, 14_232
+_CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+
+
+def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Question]:
+    """The questions; the category is `image/` or `video/` and the name of the type. A video is shown by the frame in its middle.
+
+    Raises:
+        DataError: the file or a picture is missing, an id comes twice, a type has no name, an answer is no letter, or the count is wrong.
+    """
+    path = folder / FILE
+    rows = unique(json_rows(path, "questions"), lambda row: row.name("question_id"))
+    types = {number: name for name, number in Row(read_json(path), str(path)).mapping("question_type").items()}
+    wanted = {name: row for name, row in rows.items() if not (protocol.endswith("-image") and row.text("data_type") != "image")}
+    if check_counts:
+        expected = PICTURE_QUESTIONS if protocol.endswith("-image") else QUESTIONS
+        require_count(len(wanted), expected, f"{path}: questions")
+    folders: dict[str, Pictures] = {}
+    return [_question(name, row, types, folder, folders) for name, row in wanted.items()]
+
+
+def _question(name: str, row: Row, types: Mapping[Any, str], folder: Path, folders: dict[str, Pictures]) -> Question:
+    kind, number = row.choice("data_type", ("image", "video")), row.integer("question_type_id")
+    if number not in types:
+        raise row.wrong("question_type_id", f"one of {', '.join(map(str, types))}, which the file has names for")
+    place, image = (PICTURES, row.text("data_id")) if kind == "image" else (FRAMES, f"{number}_{name}.png")
+    if place not in folders:
+        folders[place] = Pictures(folder / place)
+    choices = tuple(row.text(key) for key in _CHOICES)
+    return Question(
+        name,
+        about_pictures(folders[place].part(image, row), f"{row.text('question')}\n{lettered(choices)}\n{LETTER_ANSWER}"),
+        answers=(row.choice("answer", tuple(LETTERS[: len(choices)])),),
+        choices=choices,
+        category=f"{kind}/{types[number]}",
+        image_group=row.name("data_id"),
+    )
+
+
+def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
+    """Whether the reply is the letter."""
+    said = reply.text.strip()
+    mode: Mode = "lmms" if protocol.startswith("lmms") else "official"
+    letter = next((letter for letter in LETTERS[: len(question.choices)] if match(said, letter, mode)), None)
+    note = "" if letter else "the reply is not a letter, which counts as wrong"
+    return unanswered(reply) or Score(float(letter == question.answers[0]), extracted=letter, note=note)
+
+
+def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
+    """Accuracy over all questions, over those of pictures and of videos, and per type."""
+    return (
+        mean_percent("accuracy", graded, headline=True),
+        *mean_percents("accuracy", graded, lambda item: (item.question.category.partition("/")[0], item.question.category)),
+        unreadable(graded),
+    )
+
+
+BENCHMARK = Benchmark(
+    "seed-bench",
+    "1",
+    about=About(
+        title="SEED-Bench: multiple choice about pictures and the middle frame of videos, 12 types",
+        source="https://github.com/AILab-CVC/SEED-Bench; frames as LLaVA's extract_video_frames.py writes them",
+        licence="CC BY-NC 4.0",
+        layout=f"{FILE}\n{PICTURES}/1454426_2591111986\n{FRAMES}/10_v10_0.png (type id, question id)",
+        metric="accuracy over all questions; LLaVA-1.6 reports those of pictures alone",
+        paper="https://arxiv.org/abs/2307.16125",
+    ),
+    protocols=(
+        Protocol("official", "LLaVA's prompt; the reply must be the letter and nothing else, as convert_seed_for_submission.py"),
+        Protocol("official-image", "the same for the questions about pictures; needs no frames"),
+        Protocol("lmms", "the same prompt; the first character counts, as in lmms-eval"),
+        Protocol("lmms-image", "the same for the questions about pictures"),
+    ),
+    load=load,
+    score=score_reply,
+    summarise=summarise,
+    params=SamplingParams(max_new_tokens=128),
+    sizes={
+        "official": QUESTIONS,
+        "official-image": PICTURE_QUESTIONS,
+        "lmms": QUESTIONS,
+        "lmms-image": PICTURE_QUESTIONS,
+    },
+)
