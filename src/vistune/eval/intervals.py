@@ -37,15 +37,17 @@ def with_intervals(metrics: Sequence[Metric], graded: Sequence[Graded], summaris
 
     Which picture is in which part depends on its name alone, so the order of the questions changes nothing.
     """
-    clusters = Counter(cluster_of(item.question) for item in graded)
+    names = [cluster_of(item.question) for item in graded]
+    clusters = Counter(names)
     by_digest = sorted(clusters, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
     part_of = {name: place % parts for place, name in enumerate(by_digest)}
     if len(clusters) < 2:
         return tuple(metrics)
     replicates: dict[str, list[float]] = defaultdict(list)
     used = min(parts, len(clusters))
+    places = [part_of[name] for name in names]
     for part in range(used):
-        for metric in _summarised([item for item in graded if part_of[cluster_of(item.question)] != part], summarise):
+        for metric in _summarised([item for item, place in zip(graded, places, strict=True) if place != part], summarise):
             replicates[metric.name].append(metric.value)
     per_cluster = len(graded) / len(clusters)
     return tuple(
