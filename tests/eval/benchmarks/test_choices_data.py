@@ -113,6 +113,23 @@ def test_mmbench_in_chinese_asks_so_and_vanilla_asks_once(mmbench_data: Path):
     assert "accuracy of rows" not in figures(result)
 
 
+def test_a_language_model_matches_what_mmbenchs_rules_cannot_read(mmbench_data: Path):
+    (mmbench_data / "mmbench").rename(mmbench_data / "mmbench-matched")
+    asked: list[str] = []
+
+    def match(text: str) -> str:
+        asked.append(text)
+        return {"both": "Z", "horned": "C", "odd": "One cannot tell."}[next(word for word in ("both", "horned", "odd") if word in text)]
+
+    replies = {"1": "They seem both", "1000001": "A", "2000001": "C", "2": "A", "1000002": "B", "3": "That is odd", "1000003": "A"}
+    result, _, _ = run(mmbench.MATCHED, mmbench_data, replies | {"2000001": "The horned one"}, judge=match)
+    # 1: Z is wrong, and so is the question. 2: by the rules. 3: the language model answers in prose, thrice, so there is no score.
+    assert figures(result)["accuracy"] == 50.0
+    assert result.n_unscored == 1
+    assert len(asked) == 5
+    assert "[Question]\nIt barks.\nWhat is 1?\n\n[Options]\nA. cat\nB. dog\nC. cow\n\n[Reply]\nThey seem both" in asked[0]
+
+
 def test_mmbenchs_table_is_refused_where_it_is_not_the_official_one(mmbench_data: Path):
     path, rows = mmbench_data / "mmbench" / mmbench.FILES["en"], mmbench_rows()
     for changed, complaint in (
@@ -297,6 +314,7 @@ def test_mmmu_adds_up_by_discipline_and_subject_and_draws_what_is_unreadable(col
     assert figures(drawn)["accuracy"] in (60.0, 80.0)  # one of two letters, always the same one
     assert figures(drawn)["unreadable"] == 20.0
     assert questions[3].answers == ("24/7", "3.429")
+    assert questions[4].answers == ("cube",)
     assert mmmu.OFFICIAL_SEED == 42
 
 

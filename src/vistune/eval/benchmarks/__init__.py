@@ -62,6 +62,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "seed-bench": seed_bench.BENCHMARK,
     "ai2d": ai2d.BENCHMARK,
     "qbench": qbench.BENCHMARK,
+    "mmbench-matched": mmbench.MATCHED,
 }
 
 

@@ -57,7 +57,7 @@ def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Ques
 
 
 def _question(number: int, row: Row, pictures: EmbeddedPictures) -> Question:
-    options, answer = row.texts("options"), row.text("answer")
+    options, answer = row.texts("options"), row.name("answer")
     if answer not in map(str, range(len(options))):
         raise row.wrong("answer", f"the index of one of {len(options)} options")
     picture = pictures.from_parquet(row, "image")

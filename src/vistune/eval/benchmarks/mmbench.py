@@ -11,16 +11,17 @@ import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, ScoringError
 from vistune.eval.benchmark import About, Benchmark, Metric, Protocol
 from vistune.eval.benchmarks.choices import LETTER_ANSWER, chosen, lettered, unreadable
+from vistune.eval.judge import JudgeRules
 from vistune.eval.official_files import SEE_LAYOUT, EmbeddedPictures, Row, tsv_rows, unique
 from vistune.eval.shared import about_pictures, mean_percent, mean_percents, unanswered
-from vistune.types import Graded, ImagePart, Question, Reply, SamplingParams, Score
+from vistune.types import Conversation, Graded, ImagePart, Message, Question, Reply, SamplingParams, Score, TextPart
 
 LETTERS = ("A", "B", "C", "D")
 NO_OPTION = "Z"
@@ -259,7 +260,7 @@ def _question(name: str, rows: Mapping[str, Row], pictures: EmbeddedPictures, pr
         category=row.text("category"),
         group=row.text("l2-category"),
         image_group=str(int(name) % ROTATION),
-        facts={"rotations": n_rotations},
+        facts={"rotations": n_rotations, "asked": f"{hint}{row.text('question')}"},
     )
 
 
@@ -272,8 +273,11 @@ def _picture(row: Row, rows: Mapping[str, Row], pictures: EmbeddedPictures) -> I
 
 def score_reply(question: Question, reply: Reply, protocol: str) -> Score:
     """Whether one row is answered right."""
-    options: dict[str, object] = dict(zip(LETTERS, question.choices, strict=False))
-    return unanswered(reply) or chosen(infer_option(reply.text.strip(), options), question.answers[0])
+    return unanswered(reply) or chosen(infer_option(reply.text.strip(), _options(question)), question.answers[0])
+
+
+def _options(question: Question) -> dict[str, object]:
+    return dict(zip(LETTERS, question.choices, strict=False))
 
 
 def summarise(graded: Sequence[Graded], protocol: str) -> tuple[Metric, ...]:
@@ -304,6 +308,32 @@ def _verdict(members: Sequence[Graded]) -> bool | None:
     return _all_right([*(value == 1.0 for value in values), *lacking])
 
 
+def ask_judge(question: Question, reply: Reply, protocol: str) -> Sequence[Conversation]:
+    """What a language model is asked about a reply that the rules cannot read: which option it means. Nothing about other replies."""
+    if infer_option(reply.text.strip(), _options(question)) is not None:
+        return ()
+    text = (
+        "A reply to a question with several options has to be matched with the option it means. If it means none of them, the match is "
+        f"{NO_OPTION}. Answer with one capital letter alone.\n\n"
+        f"[Question]\n{question.facts['asked']}\n\n[Options]\n{lettered(question.choices)}\n\n[Reply]\n{reply.text.strip()}\n\n[Match]"
+    )
+    return (Conversation((Message("user", (TextPart(text),)),)),)
+
+
+def read_judge(text: str, question: Question, protocol: str) -> Score:
+    """The letter that the language model matched; prose and letters of no option are no match."""
+    letter = infer_option(text.strip(), {**_options(question), NO_OPTION: "none of them"})
+    if letter is None:
+        return Score(None, note=f"it names neither an option nor {NO_OPTION}")
+    return Score(float(letter == question.answers[0]), extracted=letter, note="matched by a language model")
+
+
+def settle(question: Question, reply: Reply, protocol: str) -> Score:
+    """What the rules read; where they cannot, and the language model could not match the reply either, nothing (VLMEvalKit draws one)."""
+    letter = infer_option(reply.text.strip(), _options(question))
+    return chosen(letter, question.answers[0]) if letter else Score(None, note="neither the rules nor the judge found an option")
+
+
 BENCHMARK = Benchmark(
     "mmbench",
     "1",
@@ -325,4 +355,17 @@ BENCHMARK = Benchmark(
     score=score_reply,
     summarise=summarise,
     params=SamplingParams(max_new_tokens=1024),
+)
+
+MATCHED = replace(
+    BENCHMARK,
+    name="mmbench-matched",
+    about=replace(BENCHMARK.about, title="MMBench, with a language model that matches what the rules cannot read"),
+    judge=JudgeRules(
+        ask=ask_judge,
+        parse=read_judge,
+        params=SamplingParams(max_new_tokens=16),
+        settle=settle,
+        canaries=False,  # a reference answer is a letter, about which nobody is asked
+    ),
 )

@@ -69,12 +69,13 @@ def _question(name: str, category: str, row: Row, pictures: EmbeddedPictures, pr
     subject = category.rpartition("/")[2]
     if not name.startswith(f"validation_{subject}_"):
         raise row.wrong("id", f"that of a validation question of {subject}")
-    options, answers = _text_list(row, "options"), (row.text("answer"),)
+    options, answers = _text_list(row.text("options")), (row.text("answer"),)
     if row.choice("question_type", (_MULTIPLE_CHOICE, "open")) == "open":
-        options = ()
-        answers = _text_list(row, "answer") if row.text("answer").startswith("[") else answers
+        options, answers = (), _text_list(row.text("answer")) or answers  # some have several, written as a list
         text = f"{row.text('question')}\n\n{SHORT_ANSWER}"
     else:
+        if not options:
+            raise row.wrong("options", "a list of texts as Python writes it")
         row.choice("answer", tuple(LETTERS[: len(options)]))
         text = f"{row.text('question')}\n{lettered(options)}\n\n{LETTER_ANSWER}"
     numbers = dict.fromkeys(_MARK.findall(text))
@@ -85,16 +86,13 @@ def _question(name: str, category: str, row: Row, pictures: EmbeddedPictures, pr
     return Question(name, asked, answers, options, category)
 
 
-def _text_list(row: Row, key: str) -> tuple[str, ...]:
-    """A list of texts that is written out as Python does."""
-    text = row.text(key)
+def _text_list(text: str) -> tuple[str, ...]:
+    """A list of texts that is written out as Python does; nothing where it is something else."""
     try:
         found = ast.literal_eval(text) if len(text) <= _LONGEST_LIST else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         found = None
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise row.wrong(key, "a list of texts as Python writes it")
-    return tuple(found)
+    return tuple(found) if isinstance(found, list) and all(isinstance(item, str) for item in found) else ()
 
 
 def _within(text: str, shown: Mapping[str, ImagePart]) -> Conversation:
