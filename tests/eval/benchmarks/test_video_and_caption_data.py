@@ -19,7 +19,7 @@ from vistune.chat_model import ScriptedChatModel
 from vistune.errors import DataError, ImageError, MissingDependency, RemoteError, VideoError
 from vistune.eval.benchmarks import captions, coco_captions, mvbench, scanqa
 from vistune.eval.results import evaluate
-from vistune.types import ImagePart, VideoPart
+from vistune.types import ImagePart, Reply, VideoPart
 
 LOST = RemoteError("the line is dead")
 
@@ -142,13 +142,21 @@ def test_wrong_mvbench_files_are_named(tmp_path: Path, video: bytes):
     (root / "mvbench/video/nturgbd/clip.mp4").unlink()
     with pytest.raises(DataError, match=r"fine_grained_pose\.json, item 1: .*clip\.mp4"):
         asked.questions(root)
-    item = {"video": "clip.mp4", "question": "q", "candidates": ["a"], "answer": "b", "start": 0, "end": 1}
+    item = {"video": "clip.mp4", "question": "q", "candidates": ["a"], "answer": "b", "start": "0:01", "end": 1}
     write_json(root / "mvbench/json/action_sequence.json", [item])
-    with pytest.raises(DataError, match="'answer' must be one of the candidates"):
-        asked.questions(root)
-    write_json(root / "mvbench/json/action_sequence.json", [item | {"answer": "a", "start": "0:01"}])
     with pytest.raises(DataError, match="'start' must be a number"):
         asked.questions(root)
+
+
+def test_of_equal_options_the_notebook_takes_the_last_and_lmms_the_first(tmp_path: Path, video: bytes):
+    root = write_mvbench(tmp_path, video)
+    item = {"video": "clip.mp4", "question": "q", "candidates": ["x", "y", "x"], "answer": "x"}
+    write_json(root / "mvbench/json/action_antonym.json", [item, item | {"answer": "z"}])
+    same, none = (question for question in uncounted(mvbench.BENCHMARK).questions(root) if question.category == "Action Antonym")
+    assert (same.facts["gold"], same.facts["letter"]) == ("(C) x", "A")
+    assert (none.facts["gold"], none.facts["letter"]) == ("(@) z", "@")
+    assert [mvbench.score(same, Reply(text, "stop"), "lmms").value for text in ("A", "C")] == [1.0, 0.0]
+    assert [mvbench.score(none, Reply("A", "stop"), protocol).value for protocol in mvbench.FRAMES] == [0.0] * 3
 
 
 # --- ScanQA ---------------------------------------------------------------------------------------------------------------------

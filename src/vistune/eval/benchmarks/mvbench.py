@@ -207,8 +207,6 @@ def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Ques
 def _question(task: Task, number: int, row: Row, shown: Sequence[ImagePart | VideoPart], protocol: str) -> Question:
     candidates = row.texts("candidates")
     item = {"question": row.text("question"), "candidates": candidates, "answer": row.text("answer")}
-    if item["answer"] not in candidates:
-        raise row.wrong("answer", "one of the candidates")
     text, gold = format(item)
     if protocol == "lmms":
         options = "".join(f"({_letter(place)}) {candidate}\n" for place, candidate in enumerate(candidates))
@@ -224,9 +222,13 @@ def _question(task: Task, number: int, row: Row, shown: Sequence[ImagePart | Vid
         choices=candidates,
         category=task.name,
         image_group=f"{task.videos}/{row.name('video')}",
-        # lmms-eval takes the first of equal candidates for the right one, the notebook the last.
-        facts={"gold": gold, "letter": _letter(candidates.index(item["answer"])), "seconds": _seconds(task, row)},
+        facts={"gold": gold, "letter": _first_letter(item["answer"], candidates), "seconds": _seconds(task, row)},
     )
+
+
+def _first_letter(answer: str, candidates: Sequence[str]) -> str:
+    """Of equal candidates lmms-eval takes the first for the right one, and the notebook the last; `@` where none is, as in `format`."""
+    return next((_letter(number) for number, candidate in enumerate(candidates) if candidate == answer), _letter(-1))
 
 
 def _seconds(task: Task, row: Row) -> tuple[float, float] | None:
