@@ -290,6 +290,7 @@ def data_overlap(
     against: Annotated[str, typer.Option(help="A benchmark's name, a data file, or a folder with a benchmark's pictures and questions.")],
     images: ImagesOption = None,
     against_images: Annotated[Path | None, typer.Option(help="Folder of a data file's pictures; default: its own.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that holds a folder of a benchmark's official files.")] = None,
     distance: Annotated[int, typer.Option(min=0, max=64, help="Bits of 128 in which two looks of one picture may differ.")] = 16,
     report: Annotated[Path | None, typer.Option(help="Write all pairs as JSON.")] = None,
     shown: Annotated[int, typer.Option(min=0, help="How many pairs to print.")] = 10,
@@ -299,7 +300,7 @@ def data_overlap(
     from vistune.data.overlap import find_overlap, first_lines
     from vistune.journal import atomic_write
 
-    found = find_overlap(file, images or file.parent, _evaluation_items(against, against_images), distance=distance)
+    found = find_overlap(file, images or file.parent, _evaluation_items(against, against_images, data), distance=distance)
     if report is not None:
         atomic_write(report, json.dumps(found.as_json(), indent=1, ensure_ascii=True).encode())
     for line in first_lines(found, shown):
@@ -309,7 +310,7 @@ def data_overlap(
         raise DataError(f"{file} has pictures or texts of {against}; take out the rows that --report lists.")
 
 
-def _evaluation_items(against: str, images: Path | None) -> Sequence[EvaluationItem]:
+def _evaluation_items(against: str, images: Path | None, data: Path | None) -> Sequence[EvaluationItem]:
     from vistune.data.overlap import items_of_file, items_of_folder, items_of_questions
 
     path = Path(against)
@@ -319,4 +320,4 @@ def _evaluation_items(against: str, images: Path | None) -> Sequence[EvaluationI
         return list(items_of_file(path, images or path.parent))
     from vistune.eval.benchmarks import benchmark_named
 
-    return list(items_of_questions(benchmark_named(against).questions()))
+    return list(items_of_questions(benchmark_named(against).questions(data)))

@@ -178,7 +178,7 @@ def _ask_judge(question: Question, reply: Reply, protocol: str) -> Sequence[Conv
 
 def parse_grade(text: str, question: Question, protocol: str) -> Score:
     """One whole or decimal number from 0 to 10 and nothing else but "/10" or words without numbers; anything else is no score."""
-    numbers = re.findall(r"-?\d+(?:[.,]\d+)?", re.sub(r"\s*/\s*10(?![.,]?\d)", "", text))
+    numbers = re.findall(r"-?\d+(?:[.,]\d+)?", re.sub(r"\s{0,9}/\s{0,9}10(?![.,]?\d)", "", text))
     if len(numbers) != 1:
         return Score(None, note=f"{len(numbers)} numbers in {text[:60]!r}")
     value = float(numbers[0].replace(",", "."))
