@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.eval.official_data import figures, headline, run, uncounted, write_json, write_lines, write_pictures
+from tests.test_chat_model import Server
 
+from vistune.calls import Calls
+from vistune.chat_model import OpenAIChatModel, ScriptedChatModel
 from vistune.errors import DataError, ImageError, RemoteError
 from vistune.eval.benchmarks import scienceqa, scienceqa_data, scienceqa_teacher
 from vistune.eval.benchmarks.scienceqa_data import INPUTS, OUTPUTS, answer_text, question_text
+from vistune.eval.judge import Judge
+from vistune.eval.results import evaluate
 
 LOST = RemoteError("the line is dead")
 CLOSING = "Answer with the option's letter from the given choices directly."
@@ -238,6 +244,28 @@ def test_in_the_judge_scheme_the_teacher_decides_where_both_differ(data: Path):
     assert not any("Which is 11?" in text for text in asked)
     both = "[Assistant 1]\nB. two 12\n[End of Assistant 1]\n[Assistant 2]\nThe answer is C.\n[End of Assistant 2]"
     assert both in next(text for text in asked if "Which is 12?" in text)
+
+
+def test_the_teacher_may_be_a_server(data: Path):
+    write_json(data / "scienceqa-judge/gpt4_result.json", {"outputs": TEACHER})
+    replies = {"11": "A", "12": "B", "13": "A", "14": "B", "15": "B", "16": "A"}
+    server = Server()
+    server.answers("I have thought about it again. The answer is B.")
+    try:
+        calls = Calls(OpenAIChatModel("teacher", base_url=server.url), name="teacher", log=data / "judge.log")
+        with calls:
+            model = ScriptedChatModel(list(replies.values()))
+            options: dict[str, Any] = {"model_name": "scripted", "data": data, "judges": [Judge("teacher", calls)], "concurrency": 1}
+            result, _ = asyncio.run(evaluate(model, uncounted(scienceqa_teacher.JUDGE), data / "out", **options))
+    finally:
+        server.close()
+    # Asked about all but 11, which both have right; right is B in 12 and 15.
+    assert result.metric("accuracy") == 50.0
+    assert len(server.requests) == 5
+    (message,) = server.requests[0]["messages"]
+    assert message["role"] == "user"
+    assert "Two assistants answered" in str(message["content"])
+    assert result.judge
 
 
 def test_a_teachers_file_of_other_questions_or_none_is_refused(data: Path):
