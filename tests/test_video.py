@@ -69,7 +69,7 @@ def test_a_video_taken_sideways_is_turned_upright(tmp_path: Path):
 def test_a_gif_is_a_video_too(tmp_path: Path):
     pictures = [Image.new("L", (32, 24), value) for value in (10, 90, 170, 250)]
     pictures[0].save(tmp_path / "four.gif", save_all=True, append_images=pictures[1:], duration=100)
-    assert describe_video(tmp_path / "four.gif").frames == 4
+    assert describe_video(tmp_path / "four.gif") == VideoFacts(4, 25.0, 32, 24)  # 25 a second, whatever its pauses are
     assert [grey(image) for image in read_frames(tmp_path / "four.gif", [1, 3])] == [90, 250]
 
 
@@ -142,6 +142,13 @@ def test_a_list_of_other_files_is_not_followed(tmp_path: Path, video: Path):
     for name in ("concat.mp4", "live.m3u8"):
         with pytest.raises(VideoError):
             describe_video(tmp_path / name)
+
+
+def test_pictures_coded_in_an_unknown_way_are_refused(tmp_path: Path, video: Path):
+    (tmp_path / "unknown.mp4").write_bytes(video.read_bytes().replace(b"avc1", b"zzz9"))
+    with pytest.raises(VideoError) as caught:
+        describe_video(tmp_path / "unknown.mp4")
+    assert caught.value.reason in ("format", "no_video")
 
 
 def test_a_file_cut_in_half_is_broken_or_ends_early(tmp_path: Path, video: Path):

@@ -40,6 +40,8 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,flv,ogg,as
 WHOLE_VIDEO = (-100_000.0, 100_000.0)
 """Seconds that hold any video; what the notebook of MVBench takes where an item has no start and end."""
 
+GIF_FPS = 25.0
+
 
 @dataclass(frozen=True)
 class VideoLimits:
@@ -74,11 +76,13 @@ def describe_video(source: ImageSource, *, limits: VideoLimits = DEFAULT_VIDEO_L
             count += bool(packet.size)  # the last one is empty: it only flushes a decoder
             if count > limits.packets:
                 raise VideoError("packets", f"more than {limits.packets:,} frames, which is the limit; cut a piece out of it")
-        if not stream.average_rate:
+        # a GIF has a pause after each picture and no rate; the notebook of MVBench takes all for the same
+        rate = GIF_FPS if container.format.name == "gif" else stream.average_rate
+        if not rate:
             raise VideoError("rate", "it does not say how many frames it has per second; convert it")
         if not count:
             raise VideoError("no_video", "its stream of pictures is empty; get a complete copy of it")
-        return VideoFacts(count, float(stream.average_rate), stream.codec_context.width, stream.codec_context.height)
+        return VideoFacts(count, float(rate), stream.codec_context.width, stream.codec_context.height)
 
 
 def read_frames(source: ImageSource, numbers: Sequence[int], *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> list[Image.Image]:
@@ -188,6 +192,8 @@ def _opened(source: ImageSource, limits: VideoLimits) -> Iterator[tuple[InputCon
             if not container.streams.video:
                 raise VideoError("no_video", "there are no pictures in it")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("format", "its pictures are coded in a way that is not known here; convert it")
             _check_size(stream.codec_context.width, stream.codec_context.height, limits)
             yield container, stream
     except VideoError as error:
