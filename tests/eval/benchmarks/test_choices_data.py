@@ -397,6 +397,30 @@ def test_q_bench_adds_up_by_form_and_concern(looks: Path):
     assert other[0].conversation.messages[0].text == f"\nWhat spoils 0?\nA. Blur\nB. Noise\nC. None\n{LETTER_ANSWER}"
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("C", "C"),
+        ("A. Blur", "A"),
+        ("(B), not (C)", "B"),  # the one in front
+        ("Not (B) but (C)", "C"),  # the last in brackets
+        ("D. All", None),  # there are three
+        ("noise", "B"),
+        ("Noise.", "B"),
+        ("Noise and blur", None),
+        ("b", None),  # letters are capitals
+        ("It seems to me to be mostly noise", "B"),  # more than five words: texts count
+        ("", None),
+    ],
+)
+def test_a_reply_to_q_bench_names_a_candidate_by_letter_or_by_its_text(reply: str, letter: str | None):
+    assert qbench.parse(reply, ["Blur", "Noise", "None."]) == letter
+
+
+def test_a_text_that_two_candidates_of_q_bench_have_names_neither():
+    assert qbench.parse("noise", ["Noise", "noise"]) is None
+
+
 def test_q_benchs_files_are_refused_where_they_are_not_the_official_ones(looks: Path):
     path, load = looks / "qbench" / qbench.FILE, uncounted(qbench.BENCHMARK).questions
     with pytest.raises(DataError, match="questions: 5, but the benchmark has 1495"):

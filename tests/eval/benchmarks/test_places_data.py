@@ -18,7 +18,7 @@ from vistune.chat_model import ScriptedChatModel
 from vistune.errors import DataError, ImageError, RemoteError
 from vistune.eval.benchmarks import coloninst, embspatial, mmr
 from vistune.eval.results import evaluate
-from vistune.types import Conversation, TokenLogprob
+from vistune.types import Conversation, Graded, Question, Reply, Score, TokenLogprob
 
 LOST = RemoteError("the line is dead")
 THIRD, TWO_THIRDS = round(100 / 3, 9), round(200 / 3, 9)
@@ -71,14 +71,14 @@ def test_embspatial_adds_up_by_relation_and_source(rooms: Path):
     }
     assert headline(result) == "accuracy"
     text = questions[0].conversation.messages[0].text
-    assert text == "\nWhich is close 1? Options: (A) lamp 1; (B) sofa 1; (C) vase 1; (D) door 1"
+    assert text == "\nWhich is close 1? Options: (A) lamp 1; (B) sofa 1; (C) vase 1; (D) door 1."
     assert questions[0].image_group == questions[1].image_group == "mp3d/s1"
 
 
 @pytest.mark.parametrize(
     ("protocol", "accuracy", "unreadable", "prompt"),
     [
-        ("reform_all", 50.0, 25.0, "\nWhich is close 1? Options: (A) lamp 1; (B) sofa 1; (C) vase 1; (D) door 1"),
+        ("reform_all", 50.0, 25.0, "\nWhich is close 1? Options: (A) lamp 1; (B) sofa 1; (C) vase 1; (D) door 1."),
         # b, l, a and d: the first letter, whatever it belongs to
         ("lmms", 50.0, 0.0, "\nAnswer with A, B, C or D only.\nWhich is close 1?\nA) lamp 1\nB) sofa 1\nC) vase 1\nD) door 1"),
         # the letter B; the texts lamp 2 and door 4, in any case; and C alone among the capitals
@@ -273,6 +273,23 @@ def test_an_answer_that_mmr_itself_gives_hits_every_column():
     for task in mmr.TASKS:
         answer = {"mcq": "3", "recognition": '"EXIT"', "grounding_o": BOX}.get(mmr.TASKS[task], json.dumps(["Stop", json.loads(BOX)]))
         assert all(mmr.hits_of(task, answer, answer))
+
+
+def test_mmr_adds_the_printed_columns_of_llava_next_34b_up_to_412():
+    printed = dict(zip(mmr.TASKS, (42, 39, 39, 39, 28, 31, 46, 39, 27, 40), strict=False)) | {"grounding_t": 37}
+    texts_alone, gold = 37 - 5, json.dumps(["Stop", json.loads(BOX)])
+    graded = []
+    for task, hits in printed.items():
+        right = {"mcq": "3", "recognition": "EXIT", "grounding_o": BOX}.get(mmr.TASKS[task], gold)
+        for number in range(mmr.ITEMS_PER_TASK):
+            extracted = right if number < hits else mmr.ERROR
+            if task == "grounding_t" and number < texts_alone:
+                extracted = json.dumps(["Stop", [0.8, 0.8, 0.9, 0.9]])
+            question = Question(f"{task}-{number}", Conversation(()), answers=(right,), category=task)
+            graded.append(Graded(question, Reply("", "stop"), Score(0.0, extracted=extracted)))
+    found = {metric.name: metric.value for metric in mmr.summarise(graded, "official")}
+    assert found["total"] == 412
+    assert (found["total/grounding_t_text"], found["total/grounding_t_box"]) == (37, 5)
 
 
 def test_mmrs_shards_are_refused_where_they_are_not_the_official_ones(tmp_path: Path):

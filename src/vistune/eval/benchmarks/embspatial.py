@@ -191,7 +191,7 @@ def _prompt(text: str, options: Sequence[str], protocol: str) -> str:
         return f"Answer with A, B, C or D only.\n{text}\n{lettered(options, '{}) {}')}"
     if protocol == "vlmevalkit":
         return f"Question: {text}\nOptions:\n{lettered(options, '{}: {}')}\n{LETTER_ANSWER}"
-    return f"{text} Options: {lettered(options, '({}) {}', '; ')}"
+    return f"{text} Options: {lettered(options, '({}) {}', '; ')}."  # as ReForm-Eval's SingleChoiceProcessor writes them
 
 
 def continuations(question: Question, protocol: str) -> Sequence[str]:

@@ -5,6 +5,7 @@ The development half of LLVisionQA is asked; the answers of the other half are n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from vistune.types import Graded, Question, Reply, SamplingParams, Score
 FILE = "llvisionqa_dev.json"
 QUESTIONS = 1_495
 TYPES = ("Yes/No", "How", "What")
+_MARKED_FIRST = re.compile(r"\(?([A-Z])[.):]")
 CONCERNS = ("Global Distortion", "Global Others", "Local Distortion", "Local Others")
 
 
@@ -58,13 +60,18 @@ def _prompt(text: str, candidates: Sequence[str], protocol: str) -> str:
 
 
 def parse(reply: str, candidates: Sequence[str]) -> str | None:
-    """The letter that a reply chooses, by the rules of MMMU without its guess; else of the only candidate that is the whole reply, case and
-    a full stop aside; else None.
+    """The letter that a reply chooses; the authors published no parser for it.
+
+    In turn: a letter that the reply begins with, marked as in the options ("B. Noise", "(B) ..."); the rules of MMMU without its guess; the
+    only candidate that is the whole reply, case and a full stop aside. None where there is none of these.
 
     >>> parse("(B) Noise", ["Blur", "Noise"]), parse("noise.", ["Blur", "Noise"]), parse("Hard to say", ["Blur", "Noise"])
     ('B', 'B', None)
     """
     letters = LETTERS[: len(candidates)]
+    first = _MARKED_FIRST.match(reply)
+    if first and first[1] in letters:
+        return first[1]
     found = find_choice(reply, letters, dict(zip(letters, candidates, strict=True)))
     if found is not None:
         return found
@@ -99,7 +106,7 @@ BENCHMARK = Benchmark(
         paper="https://arxiv.org/abs/2309.14181",
     ),
     protocols=(
-        Protocol("llava", "the prompt of LLaVA's model_vqa_qbench.py; letters read by MMMU's rules, or the candidate's own text"),
+        Protocol("llava", "the prompt of LLaVA's model_vqa_qbench.py; a letter in front, or by MMMU's rules, or the candidate's own text"),
         Protocol("lmms", "lmms-eval's prompt (LLaVA-1.5's closing sentence); read in the same way, without guesses"),
     ),
     load=load,
