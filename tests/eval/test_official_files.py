@@ -156,7 +156,7 @@ def test_a_missing_picture_is_named_with_the_row_that_names_it(tmp_path: Path):
         Pictures(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "link.png", "", "a\0b"])
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "link.png", "a\0b", "\ud800.png", "x" * 5000])
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
     write(tmp_path / "secret.png", b"x")
     (tmp_path / "images").mkdir()

@@ -290,14 +290,16 @@ class Pictures:
 
     def _path(self, name: str, row: Row) -> Path:
         shown = repr(name[:200])
-        if not name or "\0" in name:
-            raise ImageError("bad_path", f"{row.where}: {shown} cannot be the name of a picture.")
-        path = Path(os.path.realpath(self._root / name))
+        try:
+            path = Path(os.path.realpath(self._root / name))
+            found = bool(name) and path.is_file()
+        except (OSError, ValueError):  # longer than a name can be, a NUL byte, a lone surrogate
+            raise ImageError("bad_path", f"{row.where}: {shown} cannot be the name of a picture.") from None
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_relative_to(self._root):
             raise ImageError(
                 "outside_root", f"{row.where}: the picture {shown} would be outside {self._folder}; only files in it are opened."
             )
-        if not path.is_file():
+        if not found:
             raise ImageError("missing", f"{row.where}: there is no picture {shown} in {self._folder}. {SEE_LAYOUT}")
         return path
 

@@ -225,6 +225,9 @@ def test_seed_benchs_files_are_refused_where_they_are_not_the_official_ones(seed
         write_json(path, {"questions": items, "question_type": types})
         with pytest.raises(DataError, match=complaint):
             load(seed)
+    write_json(path, {"questions": [], "question_type": {"Scene Understanding": [1]}})
+    with pytest.raises(DataError, match="'question_type': 'Scene Understanding' must be a whole number"):
+        load(seed)
 
 
 # --- AI2D ---------------------------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ def load(folder: Path, protocol: str, *, check_counts: bool = True) -> list[Ques
     """
     path = folder / FILE
     rows = unique(json_rows(path, "questions"), lambda row: row.name("question_id"))
-    types = {number: name for name, number in Row(read_json(path), str(path)).mapping("question_type").items()}
+    named = Row(Row(read_json(path), str(path)).mapping("question_type"), f"{path}, 'question_type'")
+    types = {named.integer(name): name for name in named.values}
     wanted = {name: row for name, row in rows.items() if not (protocol.endswith("-image") and row.text("data_type") != "image")}
     if check_counts:
         expected = PICTURE_QUESTIONS if protocol.endswith("-image") else QUESTIONS
