@@ -76,7 +76,7 @@ def test_a_swapped_pair_without_one_of_its_reviews_has_no_score(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "review", ["", "nan 8", "8 nan", "11 8", "0 5", "8", "8 7 6", "8  7", "Scores: 8 7", "inf 5", "-1 -1", "8/10 7/10"]
+    "review", ["", "nan 8", "8 nan", "11 8", "8 11", "0 5", "5 0", "8", "8 7 6", "8  7", "Scores: 8 7", "inf 5", "-1 -1", "8/10 7/10"]
 )
 def test_a_review_that_is_not_two_ratings_is_no_score(review: str):
     assert llava_bench.read_review(review, Question("1", None), "llava").value is None  # type: ignore[arg-type]

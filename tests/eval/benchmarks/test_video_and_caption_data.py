@@ -37,7 +37,7 @@ def write_mvbench(root: Path, video: bytes) -> Path:
     for task in mvbench.TASKS:
         item: dict[str, Any] = {"video": "scene" if task.folders else "clip.mp4", "candidates": ["red", "green"], "answer": "red"}
         if task.bounded:
-            item |= {"start": 0.5, "end": 2.5}
+            item |= {"start": 0 if task.folders else 0.5, "end": 2.5}
         count = 2 if task is mvbench.TASKS[0] else 1
         write_json(folder / "json" / task.file, [item | {"question": f"{task.name} {number}?"} for number in range(count)])
         place = folder / "video" / task.videos
@@ -85,8 +85,8 @@ def test_mvbench_counts_items_and_shows_the_frames_of_the_notebook(tmp_path: Pat
     assert [round((grey(image) - 20) / 7) for image in bounded] == mvbench.frame_indices(16, (0.5, 2.5), 10.0, 29)
     assert [round((grey(image) - 20) / 7) for image in bounded][:5] == [5, 6, 7, 9, 10]
     frames = [image.source for image in shown["Episodic Reasoning 0"].images]
-    # 0.5 and 2.5 seconds at 3 a second are frames 2 and 8 (1.5 and 7.5 go to the even neighbour)
-    assert [int(path.stem) for path in frames if isinstance(path, Path)] == mvbench.frame_indices(16, (0.5, 2.5), 3.0, 10, first=1)
+    # to 2.5 seconds at 3 a second: from the first, which is 1, to 8 (7.5 goes to the even neighbour), 7/16 apart
+    assert [int(path.stem) for path in frames if isinstance(path, Path)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8]
     assert shown["Action Sequence 0"].messages[0].text.endswith("Options:\n(A) red\n(B) green\nOnly give the best option.")
     assert shown["Action Sequence 0"].last_reply == "Best option:("
     assert {question.image_group for question in questions[:3]} == {"star/Charades_v1_480/clip.mp4"}
@@ -148,6 +148,12 @@ def test_wrong_mvbench_files_are_named(tmp_path: Path, video: bytes):
         asked.questions(root)
 
 
+def test_a_reply_goes_on_behind_the_bracket_of_the_prompt_and_ends_with_its_line(tmp_path: Path, video: bytes):
+    question = uncounted(mvbench.BENCHMARK).questions(write_mvbench(tmp_path, video))[0]
+    score = mvbench.score(question, Reply("C)\n(A) red", "stop"), "official")
+    assert (score.value, score.extracted) == (0.0, "(C)")
+
+
 def test_of_equal_options_the_notebook_takes_the_last_and_lmms_the_first(tmp_path: Path, video: bytes):
     root = write_mvbench(tmp_path, video)
     item = {"video": "clip.mp4", "question": "q", "candidates": ["x", "y", "x"], "answer": "x"}
@@ -175,7 +181,7 @@ def write_scanqa(root: Path) -> Path:
     return root
 
 
-SCANQA_REPLIES = {"val-0": "Dark  brown.", "val-1": "by the window", "val-2": "4", "val-3": LOST}
+SCANQA_REPLIES = {"val-0": "Dark  brown.", "val-1": "by  the window", "val-2": "4", "val-3": LOST}
 
 
 def coco_cider(said: list[str], references: list[list[str]]) -> float:
