@@ -361,6 +361,12 @@ MATCHED = replace(
     BENCHMARK,
     name="mmbench-matched",
     about=replace(BENCHMARK.about, title="MMBench, with a language model that matches what the rules cannot read"),
+    protocols=(
+        Protocol(
+            "llava", "English, LLaVA-1.5's prompt; what VLMEvalKit's rules cannot read, the judge matches with an option or with none"
+        ),
+        Protocol("llava-cn", "the same in Chinese"),
+    ),
     judge=JudgeRules(
         ask=ask_judge,
         parse=read_judge,
