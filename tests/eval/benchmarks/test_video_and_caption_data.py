@@ -107,6 +107,12 @@ def test_mvbench_as_vlmevalkit_also_looks_for_an_options_text(tmp_path: Path, vi
     assert len(model.calls[0][0].images) == 8
 
 
+def test_mvbench_with_four_frames_is_matched_as_with_sixteen(tmp_path: Path, video: bytes):
+    result, _, model = run(mvbench.BENCHMARK, write_mvbench(tmp_path, video), mvbench_replies(**SAID), protocol="official-4")
+    assert figures(result)["accuracy"] == 80.0
+    assert {len(call[0].images) for call in model.calls} == {4}
+
+
 @pytest.mark.parametrize(
     ("pred", "right"),
     [("A", True), ("(A)", True), ("A. red", True), ("the red one", True), ("B", False), ("green or red", False), ("(B) green", False)],
@@ -162,7 +168,7 @@ def test_of_equal_options_the_notebook_takes_the_last_and_lmms_the_first(tmp_pat
     assert (same.facts["gold"], same.facts["letter"]) == ("(C) x", "A")
     assert (none.facts["gold"], none.facts["letter"]) == ("(@) z", "@")
     assert [mvbench.score(same, Reply(text, "stop"), "lmms").value for text in ("A", "C")] == [1.0, 0.0]
-    assert [mvbench.score(none, Reply("A", "stop"), protocol).value for protocol in mvbench.FRAMES] == [0.0] * 3
+    assert [mvbench.score(none, Reply("A", "stop"), protocol).value for protocol in mvbench.FRAMES] == [0.0] * 4
 
 
 # --- ScanQA ---------------------------------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ TASKS = (
     Task("Counterfactual Inference", "clevrer/video_validation"),
 )
 PER_TASK = 200
-FRAMES = {"official": 16, "lmms": 16, "vlmevalkit": 8}
+FRAMES = {"official": 16, "official-4": 4, "lmms": 16, "vlmevalkit": 8}
 FOLDER_FPS = 3.0
 _INSTRUCTION = (
     "Watch the video with care. Pay attention to what causes what and in which order things happen, to the objects and how they move, and "
@@ -291,6 +291,7 @@ BENCHMARK = Benchmark(
             "16 frames as in the notebook, whole (scaling is the model's own); its prompt in our words, the answer begun for the model; "
             "its match by first words",
         ),
+        Protocol("official-4", "the same with 4 frames, for a model whose context has no room for sixteen pictures"),
         Protocol("lmms", "16 frames; lmms-eval's prompt and its search for a letter; an empty reply has no score"),
         Protocol("vlmevalkit", "8 frames; the notebook's prompt; its match or VLMEvalKit's search for an option, with no model to help"),
     ),
