@@ -226,7 +226,7 @@ def _judge(spec: str, folder: Path, options: _ModelOptions, *, key: str | None, 
     from vistune.eval.judge import Judge
     from vistune.pull import pull
 
-    name, _, address = spec.partition("@")
+    name, _, address = (spec, "", "") if Path(spec).is_dir() else spec.partition("@")
     log = folder / f"judge-{hashlib.sha256(spec.encode()).hexdigest()[:8]}.calls"
     if address or not (name == "assistant" or Path(name).is_dir()):
         with _server(name, address or None, log, key_from=key, price=price, cap=cap) as calls:

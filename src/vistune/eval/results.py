@@ -242,9 +242,10 @@ def _require_scores(result: BenchmarkResult, graded: Sequence[Graded], most_unsc
     if result.n_unscored <= most_unscored * result.n and result.n_unscored < result.n:
         return
     first = next(item.score.note for item in graded if item.score.value is None)
+    kept = f"; what {result.judge} has said stays, though it could not be read" if result.judge else ""
     raise EvaluationIncomplete(
         f"{result.n_unscored} of {result.n} questions of {result.benchmark} have no score (at most {most_unscored:.0%} may be missing); "
-        f"the first: {first} Run again to ask those anew that have no answer."
+        f"the first: {first} Run again to send requests anew that failed{kept}."
     )
 
 

@@ -158,7 +158,7 @@ def picture_id(part: Part) -> str:
         raise DataError(f"{part.source} cannot be read ({error.strerror}); check the data folder with vistune eval check.") from error
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=2**17)
 def _file_digest(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

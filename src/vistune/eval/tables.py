@@ -27,24 +27,37 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def table(result: BenchmarkResult) -> Table:
-    """A row per category, a column per metric; what was not asked stays empty."""
+    """A row per category, a column per metric; what was not asked stays empty.
+
+    Where some metrics have categories, those that have none are said below the table.
+    """
     from rich import box
     from rich.table import Table
 
-    cells: dict[tuple[str, str], Metric] = {}
-    for metric in result.metrics:
-        column, _, row = metric.name.partition("/")
-        cells[row, column] = metric
-    columns = list(dict.fromkeys(column for _, column in cells))
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    drawn = Table(title=title(result), caption=remarks(result), box=box.SIMPLE, pad_edge=False)
-    drawn.add_column("", overflow="fold")
-    for heading in (*columns, "n"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
+    columns, alone = _columns(result)
+    rows = list(dict.fromkeys(row for cells in columns.values() for row in cells))
+    said = [remarks(result), *(f"{metric.name} {as_printed(metric)}" for metric in alone)]
+    drawn = Table(title=title(result), caption="; ".join(said), box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    drawn.add_column("", overflow="fold", min_width=12)
+    for heading, cells in columns.items():
+        drawn.add_column(heading, justify="right", min_width=max(len(as_printed(metric)) for metric in cells.values()))
+    drawn.add_column("n", justify="right", no_wrap=True)
     for row in rows:
-        found = [cells.get((row, column)) for column in columns]
+        found = [cells.get(row) for cells in columns.values()]
         drawn.add_row(row or "all", *(as_printed(each) for each in found), str(max(each.n for each in found if each)))
     return drawn
+
+
+def _columns(result: BenchmarkResult) -> tuple[dict[str, dict[str, Metric]], list[Metric]]:
+    """metric → category → figure, and the metrics that have no category while others have."""
+    columns: dict[str, dict[str, Metric]] = {}
+    for metric in result.metrics:
+        name, _, category = metric.name.partition("/")
+        columns.setdefault(name, {})[category] = metric
+    if all(set(cells) == {""} for cells in columns.values()):
+        return columns, []
+    alone = [cells[""] for cells in columns.values() if set(cells) == {""} and not cells[""].headline]
+    return {name: cells for name, cells in columns.items() if cells.get("") not in alone}, alone
 
 
 def title(result: BenchmarkResult) -> str:
