@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.eval.official_data import figures, headline, run, uncounted, write_json, write_lines, write_pictures
+from tests.eval.official_data import figures, headline, run, uncounted, words, write_json, write_lines, write_pictures
+from tests.test_chat_model import Server
 
+from vistune.calls import CallLimits, Calls
+from vistune.chat_model import OpenAIChatModel, ScriptedChatModel
 from vistune.errors import DataError, ImageError, RemoteError
+from vistune.eval.benchmark import Benchmark
 from vistune.eval.benchmarks import benchlmm, llava_bench, mm_vet
+from vistune.eval.judge import Judge
+from vistune.eval.results import BenchmarkResult, evaluate
 from vistune.types import Question, Reply, SamplingParams
 
 # --- LLaVA-Bench ----------------------------------------------------------------------------------------------------------------
@@ -312,3 +320,73 @@ def test_wrong_mm_vet_files_are_named(tmp_path: Path):
     write_json(root / "mm-vet/mm-vet.json", records)
     with pytest.raises(DataError, match="'v1_0': 'capability' must be a list of one ability or more"):
         uncounted(mm_vet.BENCHMARK).questions(root)
+
+
+# --- a judge behind HTTP, canaries and all --------------------------------------------------------------------------------------
+
+
+class JudgingServer(Server):
+    """A chat completions server that says what `script` makes of the last message."""
+
+    def __init__(self, script: Callable[[str], str]):
+        self.script = script
+        super().__init__()
+
+    @property
+    def body(self) -> bytes:
+        content = self.script(self.requests[-1]["messages"][-1]["content"])
+        choices = [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]
+        return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}).encode()
+
+    @body.setter
+    def body(self, value: bytes) -> None:
+        """Nothing is prepared."""
+
+
+def between(text: str, start: str, end: str) -> str:
+    return text.split(start)[-1].split(end)[0].strip()
+
+
+def fair(text: str) -> str:
+    """What a judge says that finds right only what is the reference itself."""
+    if "[Assistant 1]" in text:
+        first, second = between(text, "[Assistant 1]", "[End of"), between(text, "[Assistant 2]", "[End of")
+        return "10 10\nBoth say it." if first == second else "10 7\nThe first says more."
+    if "[Correct Action]" in text:
+        right = between(text, "[Agent Answer]", "[Correct") == between(text, "[Correct Action]", "\n\n")
+        return f"that is what it says\naction score: {int(right)}"
+    return "1.0" if between(text, "Ground Truth:", "\n") == between(text, "Prediction:", "\nScore:") else "0.2"
+
+
+def run_over_http(benchmark: Benchmark, root: Path, say: Callable[[Question], str]) -> tuple[BenchmarkResult, JudgingServer]:
+    asked = uncounted(benchmark)
+    replies = {words(question.conversation): say(question) for question in asked.questions(root)}
+    model = ScriptedChatModel(lambda conversation, params: replies[words(conversation)], piece_size=500)
+    server = JudgingServer(fair)
+    try:
+        calls = Calls(OpenAIChatModel("judge", base_url=server.url), name="judge", log=root / "judge.log", limits=CallLimits(concurrency=1))
+        with calls:
+            judges = [Judge("judge", calls)]
+            result, _ = asyncio.run(evaluate(model, asked, root / "out", model_name="scripted", data=root, judges=judges))
+    finally:
+        server.close()
+    return result, server
+
+
+def test_a_relative_score_comes_from_a_judge_behind_http_that_knew_its_canaries(tmp_path: Path):
+    result, server = run_over_http(llava_bench.WILD, write_wild(tmp_path), lambda question: f"candidate {question.id}")
+    assert (figures(result)["relative score"], result.n_unscored, result.judge) == (70.0, 0, "judge")
+    assert len(server.requests) == 4 * 2 + 4  # a better and a worse canary for each of the four
+    assert server.requests[0]["messages"][0] == {"role": "system", "content": llava_bench.SYSTEM}
+    assert {request["temperature"] for request in server.requests} == {0.2}
+
+
+def test_benchlmm_comes_from_a_judge_behind_http(tmp_path: Path):
+    def say(question: Question) -> str:
+        return "no idea" if question.category in benchlmm.GROUPS["sensor"] else question.answers[0]
+
+    result, server = run_over_http(benchlmm.BENCHMARK, write_benchlmm(tmp_path), say)
+    found = figures(result)
+    assert (found["group/artistic"], found["group/sensor"], found["group/application"]) == (100.0, 20.0, 100.0)
+    assert (found["mean of groups"], result.n_unscored) == (round(220 / 3, 9), 0)
+    assert {request["temperature"] for request in server.requests} == {0.0, 1.0}
