@@ -144,6 +144,12 @@ def test_a_list_of_other_files_is_not_followed(tmp_path: Path, video: Path):
             describe_video(tmp_path / name)
 
 
+def test_only_formats_that_videos_come_in_are_opened(tmp_path: Path):
+    (tmp_path / "raw.y4m").write_bytes(b"YUV4MPEG2 W8 H6 F10:1 C420jpeg\n" + (b"FRAME\n" + bytes(72)) * 3)
+    with pytest.raises(VideoError, match=r"raw\.y4m"):
+        describe_video(tmp_path / "raw.y4m")
+
+
 def test_pictures_coded_in_an_unknown_way_are_refused(tmp_path: Path, video: Path):
     (tmp_path / "unknown.mp4").write_bytes(video.read_bytes().replace(b"avc1", b"zzz9"))
     with pytest.raises(VideoError) as caught:
