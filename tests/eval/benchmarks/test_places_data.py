@@ -244,7 +244,7 @@ def test_mmr_adds_up_twelve_columns(tmp_path: Path):
         "font_size-2": LOST,
         "recognition_label-0": 'It says "EXIT 7"',
         "recognition_label-1": "Entrance",
-        "grounding_o-0": "[0.1, 0.1, 0.5, 0.4]",
+        "grounding_o-0": '"[0.1, 0.1, 0.5, 0.4]"',
         "grounding_o-1": "The box is [0.1, 0.1, 0.5, 0.5]",  # prose around it
         "grounding_t-0": '"Stop", [0.1, 0.1, 0.5, 0.5]',  # both
         "grounding_t-1": '"Stop", [0.6, 0.6, 0.9, 0.9]',  # the text alone

@@ -9,7 +9,7 @@ from tests.eval.official_data import figures, headline, run, uncounted, write_li
 
 from vistune.errors import DataError, ImageError, RemoteError
 from vistune.eval.benchmarks import mme, pope
-from vistune.types import Graded, Reply
+from vistune.types import Graded, Reply, Score
 
 SHORT = "Answer the question using a single word or phrase."
 LOST = RemoteError("the line is dead")
@@ -72,6 +72,16 @@ def test_popes_lmms_table_is_of_all_questions_and_what_is_neither_is_in_no_cell(
         "yes ratio": round(100 * 3 / 7, 9),  # of the labels
     }
     assert headline(result) == "f1"
+
+
+def test_each_answer_of_pope_is_right_or_wrong_by_what_it_was_read_as(pope_data: Path):
+    positive, negative = uncounted(pope.BENCHMARK).questions(pope_data)[:2]
+
+    def values(text: str) -> list[float | None]:
+        return [pope.score_reply(question, Reply(text, "stop"), "official").value for question in (positive, negative)]
+
+    assert (values("Yes"), values("No")) == ([1.0, 0.0], [0.0, 1.0])
+    assert pope.score_reply(positive, Reply("Yes", "cancelled"), "official").value is None
 
 
 def test_popes_worst_and_best_bound_what_an_unscored_answer_could_have_been(pope_data: Path):
@@ -158,6 +168,16 @@ def test_mme_adds_up_points_of_questions_and_of_pictures(mme_data: Path):
     assert questions[0].conversation.messages[0].text == f"\nIs existence 000001 this?\n{SHORT}"
     assert questions[1].conversation.messages[0].text == f"\nIs existence 000001 that?\n{SHORT}"
     assert (questions[0].image_group, questions[0].image_group) == (questions[1].image_group, "existence/000001")
+
+
+def test_a_picture_of_mme_with_a_wrong_answer_is_wrong_whatever_became_of_the_other(mme_data: Path):
+    questions = uncounted(mme.BENCHMARK).questions(mme_data)[:4]
+
+    def plus(*values: float | None) -> float:
+        graded = [Graded(each, Reply("", "stop"), Score(value, "yes")) for each, value in zip(questions, values, strict=True)]
+        return {metric.name: metric.value for metric in mme.summarise(graded, "llava")}["accuracy plus/existence"]
+
+    assert (plus(1, 1, 0, None), plus(1, 1, 1, None), plus(1, 1, 1, 0)) == (50.0, 100.0, 50.0)
 
 
 def test_mme_in_lmms_takes_a_lone_letter_and_officially_asks_as_the_files_do(mme_data: Path):

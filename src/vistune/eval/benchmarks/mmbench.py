@@ -322,7 +322,7 @@ def ask_judge(question: Question, reply: Reply, protocol: str) -> Sequence[Conve
 
 def read_judge(text: str, question: Question, protocol: str) -> Score:
     """The letter that the language model matched; prose and letters of no option are no match."""
-    letter = infer_option(text.strip(), {**_options(question), NO_OPTION: "none of them"})
+    letter = infer_option(text.strip(), _options(question))  # a lone Z is none of them
     if letter is None:
         return Score(None, note=f"it names neither an option nor {NO_OPTION}")
     return Score(float(letter == question.answers[0]), extracted=letter, note="matched by a language model")
