@@ -97,7 +97,7 @@ def levenshtein(first: str, second: str) -> int:
 
 # --- the validation questions -------------------------------------------------------------------------------------------------------------
 
-FILE = "val_v1.0_withQT.json"
+FILE = "spdocvqa_qas/val_v1.0_withQT.json"
 IMAGES = "spdocvqa_images"
 VALIDATION_QUESTIONS = 5_349
 
