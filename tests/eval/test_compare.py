@@ -16,7 +16,7 @@ from vistune.errors import DataError, UsageError
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.compare import Comparison, compare, in_words, page, questions_of, result_files
 from vistune.eval.results import evaluate
-from vistune.types import Conversation, ImagePart, Question, SamplingParams
+from vistune.types import Conversation, ImagePart, Question, SamplingParams, Score
 
 
 def picture(shade: int) -> ImagePart:
@@ -56,6 +56,16 @@ def test_flips_and_their_directions_are_counted(found: Comparison):
     assert (found.better, found.test.n, found.test.clusters) == ((1, 3), 8, 4)
     assert found.test.difference == 2 / 8
     assert found.test.p == 6 / 8  # pictures: +2, +1, 0, -1; of the eight ways to flip three, two give 0
+
+
+def test_the_largest_differences_come_first(tmp_path: Path):
+    lengths = dataclasses.replace(BENCHMARK, score=lambda question, reply, protocol: Score(len(reply.text) / 10))
+    answers = {"a": lambda number: "x", "b": lambda number: "x" * (number % 4 + 1)}
+    for name, answer in answers.items():
+        model = ScriptedChatModel(lambda asked, params, answer=answer: answer(int(asked.messages[-1].text.strip(" ?\n"))))
+        asyncio.run(evaluate(model, lengths, tmp_path / name, model_name=name))
+    found = compare(tmp_path / "a" / "counting.json", tmp_path / "b" / "counting.json")
+    assert [pair.a.id for pair in found.flips] == ["q3", "q7", "q2", "q6", "q1", "q5"]
 
 
 def test_the_words_say_who_is_better_on_how_many(found: Comparison):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,12 @@ def test_several_requests_are_combined_and_one_unread_is_a_score_without_a_value
     assert rows(tmp_path)[0]["judge"] == ["10", "5"]
 
 
+def test_a_combined_score_that_is_no_number_is_no_score(tmp_path: Path):
+    rules = dataclasses.replace(RULES, canaries=False, combine=lambda scores, question: Score(math.nan))
+    with pytest.raises(EvaluationIncomplete, match=r"6 of 6.*no number"):
+        run(tmp_path, honest, benchmark=judged(rules))
+
+
 def test_a_reply_that_the_rules_refuse_is_unscored(tmp_path: Path):
     def refuse(question: Question, reply: Reply, protocol: str) -> Sequence[Conversation]:
         raise ScoringError("there is nothing to compare with")
@@ -206,6 +213,11 @@ def test_two_judges_are_compared_and_the_first_ones_scores_count(tmp_path: Path)
 def test_agreement_has_pearsons_correlation():
     first, second = [Score(value) for value in (0.0, 0.5, 1.0)], [Score(value) for value in (0.1, 0.6, 0.8)]
     assert agreement(("a", "b"), first, second).correlation == pytest.approx(0.35 / (0.5 * 0.26) ** 0.5, abs=1e-6)
+
+
+def test_a_reply_that_neither_scored_is_no_disagreement():
+    found = agreement(("a", "b"), [Score(None), Score(None), Score(1.0)], [Score(None), Score(1.0), Score(1.0)])
+    assert (found.n, found.only_one, found.same) == (1, 1, 1.0)
 
 
 # --- our own wording ----------------------------------------------------------------------------------------------------------------------

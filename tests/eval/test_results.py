@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -138,6 +139,10 @@ def test_unscored_answers_are_counted_and_bounded_and_too_many_are_an_error_afte
     assert run(tmp_path, failing_at("nothing")).n_unscored == 0  # asked again
 
 
+def test_just_as_many_may_be_unscored_as_is_said(tmp_path: Path):
+    assert run(tmp_path, failing_at("where"), most_unscored=0.25).n_unscored == 1
+
+
 def test_a_run_without_any_score_has_no_figure_but_bounds(tmp_path: Path):
     results: list[BenchmarkResult] = []
     with pytest.raises(EvaluationIncomplete, match="4 of 4"):
@@ -155,6 +160,24 @@ def test_the_table_has_a_row_per_category_and_leaves_blank_what_was_not_asked(tm
     assert str(drawn.caption).endswith("; every question 0.750")
     Console(file=file, width=80).print(drawn)
     assert "near/old" in file.getvalue()
+
+
+def test_a_headline_without_categories_keeps_its_column_beside_others_that_have_some(tmp_path: Path):
+    result = run(tmp_path, looking())
+    whole = tuple(metric for metric in result.metrics if not metric.name.startswith("overall/"))
+    drawn = table(dataclasses.replace(result, metrics=whole))
+    assert [str(column.header) for column in drawn.columns] == ["", "overall", "what", "where", "n"]
+
+
+def test_another_number_of_questions_than_there_officially_are_is_partial(tmp_path: Path):
+    larger = dataclasses.replace(BENCHMARK, sizes={"exact": 5})
+    result, _ = asyncio.run(evaluate(looking(), larger, tmp_path, model_name="looker"))
+    assert result.partial
+
+
+def test_a_reply_with_strange_line_ends_is_one_sample(tmp_path: Path):
+    run(tmp_path, ScriptedChatModel(lambda *_: "Red\u2028or\x85not\x0c.\ud800"))
+    assert [sample.reply for sample in read_result(tmp_path / "colours.json")[1]] == ["Red\u2028or\x85not\x0c.\ud800"] * 4
 
 
 def test_a_partial_or_blind_result_says_so_in_its_title(tmp_path: Path):
