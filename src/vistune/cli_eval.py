@@ -96,6 +96,7 @@ def run(
         raise UsageError("Both prices are needed, --judge-price-in and --judge-price-out, or neither.")
     chosen = [_benchmark(name) for name in names]
     protocols = _protocols(chosen, protocol or [])
+    _require_model(model, model_name, key_from)
     for each in chosen:
         _require_ready(each, judge or [], data, protocols[each.name])
     with ExitStack() as opened:
@@ -132,6 +133,18 @@ def _protocols(chosen: Sequence[Benchmark], assignments: Sequence[str]) -> dict[
             raise UsageError(f"--protocol {assignment}: write --protocol NAME=ID with one of {', '.join(named)}.")
         ids[name] = named[name].protocol(id).id
     return ids
+
+
+def _require_model(name: str, model_name: str | None, key_from: str | None) -> None:
+    """Says what is wrong with the model's name, and fetches what it stands for, before questions are read."""
+    from vistune.pull import pull
+
+    if "://" not in name:
+        if model_name or key_from:
+            raise UsageError(f"{name} is no address; --model-name and --key-from are for models of a server.")
+        pull(name)
+    elif not model_name:
+        raise UsageError(f"What is the model called at {name}? Give --model-name.")
 
 
 def _require_ready(benchmark: Benchmark, judges: Sequence[str], data: Path | None, protocol: str) -> None:
@@ -172,15 +185,11 @@ class _Measured:
 
 @contextmanager
 def _measured(name: str, options: _ModelOptions, out: Path | None) -> Iterator[_Measured]:
-    if "://" in name:
-        if not options.model_name:
-            raise UsageError(f"What is the model called at {name}? Give --model-name.")
+    if options.model_name:
         folder = out or _results_folder(options.model_name, hashlib.sha256(name.encode()).hexdigest())
         with _server(options.model_name, name, folder / "model.calls", key_from=options.key_from, concurrency=options.concurrency) as calls:
             yield _Measured(calls, options.model_name, name, "", folder)
         return
-    if options.model_name or options.key_from:
-        raise UsageError(f"{name} is no address; --model-name and --key-from are for models of a server.")
     from vistune.checkpoint.files import folder_digest
     from vistune.pull import pull
 
