@@ -115,6 +115,7 @@ def main() -> None:
         feature_cache=str(work / "features"),
         data=data("plain_align.jsonl"),
         align=AlignConfig(),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.01),
     )
     aligned = run(stage0, 100)
     stage1 = replace(

@@ -34,7 +34,7 @@ from vistune.types import Conversation, SamplingParams
 
 ASSETS = Path(__file__).parent.parent / "src/vistune/assets"
 SCENES = 12_000
-DENSE_SCENES = 18_000  # four or five things each: only for alignment, which learns from every cell
+DENSE_SCENES = 36_000  # four or five things each: only for alignment, which learns from every cell
 EASY_VQA_CONVERSATIONS = 2_000
 TEXT_REPEATS = 2
 TUNE_STEPS = 900

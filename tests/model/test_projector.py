@@ -61,36 +61,110 @@ def test_grid_mlp_lets_a_cell_hear_its_neighbours_and_no_others():
     assert moved.nonzero().flatten().tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
 
 
-def test_grid_mlp_says_what_it_sees_in_the_words_it_was_given():
+def worded(*, words: int = 6, certain: float = 1.0) -> GridMLPProjector:
+    """A projector that was given words, as certain of them as asked; its middles are marked nowhere."""
     projector = projector_of("grid_mlp")
-    words = nn.functional.normalize(torch.randn(6, 32), dim=-1)
+    assert isinstance(projector, GridMLPProjector)
     projector.fit(torch.randn(50, 16, 24), torch.randn(500, 32) * 0.136, PLACES)
-    projector.take_words(words, 1e5)
-    features = torch.randn(3, 16, 24)
-    said = (projector.content(features) @ words.T).argmax(-1)
-    # So sharp that each cell is one word, as long as a word of the language model is, with the cell's place added.
+    projector.take_words(*nn.functional.normalize(torch.randn(words + 1, 32), dim=-1).split([words, 1]))
+    nn.init.normal_(projector.linear_2.weight, std=certain)
+    nn.init.constant_(projector.middle.bias, -50.0)
+    return projector
+
+
+def test_grid_mlp_says_what_it_sees_in_the_words_it_was_given():
+    projector, features = worded(certain=1e4), torch.randn(3, 16, 24)
+    said = projector.read(features)[0].argmax(-1)
+    # So certain that each cell is one word, as long as a word of the language model is, with the cell's place added.
     length = 0.136 * 32**0.5
-    torch.testing.assert_close(projector(features), words[said] * length + 0.5 * PLACES * length, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(projector(features), projector.words[said] * length + 0.5 * PLACES * length, rtol=0.1, atol=0.02)
 
 
 def test_grid_mlp_that_is_unsure_says_several_words_by_their_probability():
-    projector = projector_of("grid_mlp")
-    words = nn.functional.normalize(torch.randn(6, 32), dim=-1)
-    projector.take_words(words, 5.0)
-    features = torch.randn(2, 16, 24)
-    weights = (5.0 * nn.functional.normalize(projector.content(features), dim=-1) @ words.T).softmax(-1)
+    projector, features = worded(certain=2.0), torch.randn(2, 16, 24)
+    weights = projector.read(features)[0].softmax(-1)
     assert 0.2 < weights.max(-1).values.mean() < 0.95
-    torch.testing.assert_close(projector(features), weights @ words * 32**0.5 + projector.position)
+    expected = (weights @ projector.words * 32**0.5 + projector.position) * projector.scale
+    torch.testing.assert_close(projector(features), expected)
+
+
+def test_grid_mlp_marks_the_cell_that_holds_the_middle_of_a_thing():
+    projector, features = worded(), torch.randn(2, 16, 24)
+    unmarked = projector(features)
+    nn.init.constant_(projector.middle.bias, 50.0)
+    marks = (projector(features) - unmarked) / projector.scale
+    torch.testing.assert_close(marks, projector.middle_mark.expand_as(marks), rtol=1e-3, atol=1e-4)
+    assert projector.middle_mark.norm().item() == pytest.approx(0.5 * 32**0.5)
 
 
 def test_grid_mlp_with_words_runs_in_half_precision():
-    projector = projector_of("grid_mlp")
-    projector.take_words(nn.functional.normalize(torch.randn(6, 32), dim=-1), 20.0)
-    features = torch.randn(2, 16, 24)
+    projector, features = worded(), torch.randn(2, 16, 24)
     expected = projector(features)
     found = projector.to(torch.bfloat16)(features.bfloat16())
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.2)
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+
+
+class TestClassesOfTheTower:
+    """A projector on EfficientNet-Lite0, aligned with pictures whose channels are all of mean 0 and deviation 1."""
+
+    def projector(self) -> GridMLPProjector:
+        config = ModelConfig(
+            vision_tower="efficientnet_lite0",
+            text_config={"hidden_size": 32},
+            image=ImageConfig(size=64),
+            projector="grid_mlp",
+            visual_words=3,
+        )
+        projector = build_projector(config)
+        assert isinstance(projector, GridMLPProjector)
+        assert projector.classes
+        words = nn.functional.normalize(torch.randn(3 + len(projector.classes.words) + 1, 32), dim=-1)
+        projector.take_words(words[:3], words[3], words[4:])
+        nn.init.constant_(projector.middle.bias, -50.0)
+        nn.init.zeros_(projector.position)
+        return projector
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """The first channels tell the cats, which are five classes, from a kind of fish."""
+        logits = torch.zeros(*features.shape[:-1], 1000)
+        logits[..., [281, 282, 283, 284, 285, 0]] = 4.0 * features[..., :6]
+        return logits
+
+    def features(self, *, size: float) -> torch.Tensor:
+        """One picture of 2 × 2 cells: three show something of all cats, the last a fish."""
+        torch.manual_seed(1)
+        features = torch.randn(1, 4, 1728) * size
+        features[..., :6] = 0.0
+        features[0, :3, :5] = 4.0
+        features[0, 3, 5] = 4.0
+        return features
+
+    def test_of_a_strange_picture_the_cells_that_agree_are_said_by_class(self):
+        projector = self.projector()
+        assert projector.classes
+        said = projector(self.features(size=3.0), self.classify)[0] / 32**0.5
+        cat = projector.class_words[projector.classes.words.index("cat")]
+        torch.testing.assert_close(said[:3], cat.expand(3, 32), rtol=0.05, atol=0.02)
+        assert not torch.allclose(said[:3], projector(self.features(size=3.0))[0, :3] / 32**0.5, atol=0.05)
+
+    def test_the_cell_that_shows_something_else_keeps_the_words_it_learned(self):
+        projector, features = self.projector(), self.features(size=3.0)
+        learned = projector.read(features)[0].softmax(-1) @ projector.words
+        torch.testing.assert_close(projector(features, self.classify)[0, 3] / 32**0.5, learned[0, 3], rtol=0.05, atol=0.02)
+
+    def test_a_picture_like_those_of_the_alignment_is_said_in_learned_words_alone(self):
+        projector, features = self.projector(), self.features(size=1.0)
+        learned = projector.read(features)[0].softmax(-1) @ projector.words
+        torch.testing.assert_close(projector(features, self.classify) / 32**0.5, learned, rtol=0.01, atol=1e-3)
+
+    def test_there_is_a_name_for_each_class_and_kinds_share_theirs(self):
+        classes = self.projector().classes
+        assert classes
+        assert len(classes.names) == 1000
+        assert all(classes.names)
+        assert set(classes.names[151:269]) == {"dog"}
+        assert classes.names[504] == "mug"
 
 
 def test_grid_mlp_refuses_tokens_that_are_no_square_grid():

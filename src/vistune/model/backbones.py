@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from vistune.errors import UnknownName, UnsupportedModel
@@ -41,6 +43,19 @@ class LanguageModelSpec:
     model_class: str
     sequential_block: bool = True
     """Attention, residual, norm, MLP, residual (Llama's shape). Phi adds attention and MLP to the residual side by side."""
+
+
+@dataclass(frozen=True)
+class TowerClasses:
+    """What a tower was trained to tell apart: a name for each class, and by how many of its features (the first ones) it does so."""
+
+    names: tuple[str, ...]
+    channels: int
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The different names, by first appearance: several classes (all dogs, say) may share one."""
+        return tuple(dict.fromkeys(self.names))
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -158,6 +173,19 @@ def tokens_per_view(config: ModelConfig) -> int:
     """Visual tokens of one view before any AnyRes merging: the patches, and the class token where there is one and it is kept."""
     keeps_cls = vision_tower_spec(config.vision_tower).has_cls and config.feature_select == "full"
     return patches_per_side(config) ** 2 + int(keeps_cls)
+
+
+@cache
+def _imagenet_names() -> tuple[str, ...]:
+    text = (Path(__file__).parents[1] / "assets/imagenet_words.txt").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def tower_classes(config: ModelConfig) -> TowerClasses | None:
+    """The classes of a tower that still has its classifier: ImageNet's for EfficientNet-Lite0, whose head channels it reads."""
+    if vision_tower_spec(config.vision_tower).model_type is not None:
+        return None
+    return TowerClasses(_imagenet_names(), EFFICIENTNET_HEAD_WIDTH)
 
 
 def vision_width(config: ModelConfig) -> int:

@@ -22,9 +22,9 @@ from vistune.model.config import ModelConfig
 from vistune.model.images import ImageLayout, image_layout
 from vistune.model.inputs import IGNORE_INDEX, RaggedBatch
 from vistune.model.loss import linear_cross_entropy_sum
-from vistune.model.projector import build_projector
+from vistune.model.projector import GridMLPProjector, build_projector
 from vistune.model.ragged import ATTENTION_NAME, KeyValues, default_arithmetic, pruned_layer
-from vistune.model.vision import build_vision_tower
+from vistune.model.vision import EfficientNetLite0, build_vision_tower
 
 # T tokens of all sequences · V views · P tokens per view · Dv width of the tower · D width of the language model
 
@@ -115,11 +115,17 @@ class Llava(nn.Module):
                 f"The batch holds {features.shape[0]} views, {list(batch.views)} per image, but its images of sizes "
                 f"{list(batch.image_sizes)} have {[layout.views for layout in layouts]}; prepare pixels and sizes from the same images."
             )
-        projected = self.multi_modal_projector(features.to(_dtype_of(self.multi_modal_projector)))  # [V, P, D]
+        projected = self._projected(features.to(_dtype_of(self.multi_modal_projector)))  # [V, P, D]
         if all(layout.views == 1 and not layout.newline for layout in layouts):
             return projected.flatten(0, 1)
         pieces = projected.split([layout.views for layout in layouts])
         return torch.cat([self._merge(views, layout) for views, layout in zip(pieces, layouts, strict=True)])
+
+    def _projected(self, features: Tensor) -> Tensor:
+        projector, tower = self.multi_modal_projector, self.vision_tower
+        if isinstance(projector, GridMLPProjector) and isinstance(tower, EfficientNetLite0):
+            return projector(features, tower.classify)
+        return projector(features)
 
     def _encoded(self, batch: RaggedBatch) -> Tensor:
         if batch.pixel_values is None:

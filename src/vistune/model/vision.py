@@ -157,7 +157,7 @@ class EfficientNetLite0(VisionTower):
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = _SameConv2d(channels, 1280, 1, bias=False)
         self._bn1 = _batch_norm(1280)
-        self._fc = nn.Linear(1280, _NUM_CLASSES)  # ImageNet's classes; never run, but part of the published weights
+        self._fc = nn.Linear(1280, _NUM_CLASSES)  # ImageNet's classes; run by `classify` only
         self.eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
@@ -167,6 +167,13 @@ class EfficientNetLite0(VisionTower):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits of ImageNet's classes from this tower's features; it was trained to tell them from the mean over cells.
+
+        [..., Dv] -> [..., 1000], float32.
+        """
+        return F.linear(features[..., : self._fc.in_features].float(), self._fc.weight.float(), self._fc.bias.float())
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         head, middle = self._maps(pixel_values)

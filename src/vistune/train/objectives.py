@@ -44,6 +44,8 @@ class Prepared:
     count: float
     """What this example adds to the number that the loss is divided by."""
     targets: Tensor | None = None
+    middles: Tensor | None = None
+    """Align only: the cells in which the middle of a thing lies, [m]."""
 
     @property
     def length(self) -> int:
@@ -158,7 +160,11 @@ class CellNames:
 
 
 class Align(Objective):
-    """Cross-entropy of each grid cell over the words for all things in the data, by the cosine of its visual token to the words."""
+    """Cross-entropy of each grid cell over the words for all things in the data.
+
+    A `grid_mlp` gives a logit for each word, and is also taught to mark the cells that hold the middle of a thing. The visual token of any
+    other projector is compared with the words by its cosine.
+    """
 
     def __init__(self, pictures: Sequence[tuple[ImageAnnotations, ImagePart]], processor: Processor, names: CellNames, config: AlignConfig):
         super().__init__(processor)
@@ -172,9 +178,13 @@ class Align(Objective):
 
     def give_words(self, model: Llava) -> None:
         """Lets a `grid_mlp` say what it sees in the words that are aligned here; other projectors have no such end."""
-        if isinstance(model.multi_modal_projector, GridMLPProjector):
-            model.multi_modal_projector.take_words(self._names.directions, self._config.logit_scale)
-            model.config = replace(model.config, visual_words=len(self._names.names))
+        projector = model.multi_modal_projector
+        if not isinstance(projector, GridMLPProjector):
+            return
+        middle = CellNames.of([_MIDDLE], model, self.processor).directions[0]
+        class_words = CellNames.of(projector.classes.words, model, self.processor).directions if projector.classes else None
+        projector.take_words(self._names.directions, middle, class_words)
+        model.config = replace(model.config, visual_words=len(self._names.names))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -186,19 +196,27 @@ class Align(Objective):
         annotations = self._pictures[place][0]
         cells = cell_words(annotations, self._side, mode=self._mode, background=self._config.background)
         targets = torch.tensor([(cell, self._number[word]) for cell, words in enumerate(cells) for word in words]).reshape(-1, 2)
-        return Prepared(annotations.image, self.inputs(place), float(self._shares(targets).sum()), targets)
+        middles = torch.tensor(cell_middles(annotations, self._side, mode=self._mode), dtype=torch.long)
+        return Prepared(annotations.image, self.inputs(place), float(self._shares(targets).sum()), targets, middles)
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
         cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
         pixels = [example.inputs.pixel_values for example in examples if example.inputs.pixel_values is not None]
         features = torch.cat(cached).to(device) if cached else model.encode_images(torch.cat(pixels).to(device))  # [V, P, Dv]
-        projector = model.multi_modal_projector
-        tokens = projector.content(features) if isinstance(projector, GridMLPProjector) else projector(features)  # [V, P, D]
-        logits = word_logits(tokens.flatten(0, 1), self._names.directions.to(device), self._config.logit_scale)  # [V·P, K]
-        first_cells = torch.tensor([[view * self._side**2, 0] for view in range(len(examples))])
-        targets = torch.cat([e.targets + first for e, first in zip(examples, first_cells, strict=True) if e.targets is not None])
-        shares, (cells, words) = self._shares(targets).to(device), targets.to(device).unbind(1)
-        return -(shares * logits.log_softmax(-1)[cells, words]).sum()
+        first_cells = [view * self._side**2 for view in range(len(examples))]
+        marked = 0.0
+        if isinstance(model.multi_modal_projector, GridMLPProjector) and model.multi_modal_projector.has_words:
+            words, middles = (logits.flatten(0, 1).float() for logits in model.multi_modal_projector.read(features))  # [V·P, K], [V·P, 1]
+            is_middle = torch.zeros_like(middles[:, 0])
+            is_middle[torch.cat([e.middles + first for e, first in zip(examples, first_cells, strict=True) if e.middles is not None])] = 1.0
+            marked = F.binary_cross_entropy_with_logits(middles[:, 0], is_middle, reduction="sum")
+        else:
+            words = word_logits(_directions(model, features).flatten(0, 1), self._names.directions.to(device), self._config.logit_scale)
+        targets = torch.cat(
+            [e.targets + torch.tensor([first, 0]) for e, first in zip(examples, first_cells, strict=True) if e.targets is not None]
+        )
+        shares, (cells, numbers) = self._shares(targets).to(device), targets.to(device).unbind(1)
+        return marked - (shares * words.log_softmax(-1)[cells, numbers]).sum()
 
     def _shares(self, targets: Tensor) -> Tensor:
         """How much each pair counts: the words of one cell share its weight. [n, 2] -> [n]."""
@@ -212,6 +230,15 @@ class Align(Objective):
     def _tokens(self) -> ModelInputs:
         """What any example is without its pixels: each is one view of the same square, and the loss looks at nothing else."""
         return self.processor(self.conversation(0), load_pixels=False)
+
+
+_MIDDLE = "one"
+"""The word whose embedding marks the middle of a thing: marks are there to be counted."""
+
+
+def _directions(model: Llava, features: Tensor) -> Tensor:
+    projector = model.multi_modal_projector
+    return projector.content(features) if isinstance(projector, GridMLPProjector) else projector(features)
 
 
 def _plain_mode(processor: Processor) -> Geometry:
@@ -253,6 +280,17 @@ def cell_words(annotations: ImageAnnotations, side: int, *, mode: Geometry, back
         if small and column is not None and row is not None:
             cells[row * side + column] = at[xyxy]
     return cells
+
+
+def cell_middles(annotations: ImageAnnotations, side: int, *, mode: Geometry) -> list[int]:
+    """The cells that hold the middle of a box, each box once; a box around the whole picture is its ground, and no thing."""
+    stretch = _stretch(annotations.width, annotations.height, mode)
+    middles = []
+    for left, top, right, bottom in dict.fromkeys(box.xyxy for box in annotations.boxes):
+        column, row = _cell((left + right) / 2, stretch[0], side), _cell((top + bottom) / 2, stretch[1], side)
+        if column is not None and row is not None and (left, top, right, bottom) != (0, 0, 1, 1):
+            middles.append(row * side + column)
+    return middles
 
 
 def _area(xyxy: tuple[float, float, float, float]) -> float:

@@ -149,8 +149,8 @@ def smol_align() -> TrainConfig:
         align=AlignConfig(logit_scale=40.0, background_weight=0.3),
         data=DataConfig(dataset="scenes_align"),
         batch=BatchConfig(conversations=64),
-        optim=OptimConfig(lr=1e-3, weight_decay=0.01),
-        epochs=4.0,
+        optim=OptimConfig(lr=2e-3, weight_decay=0.01),
+        epochs=3.0,
         feature_cache="runs/features",
         save_as="bf16",
     )
