@@ -9,18 +9,23 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.vistune-installed
+TOOLS_STAMP := $(VENV)/.vistune-tools-installed
 
 .PHONY: demo install test nightly check bench assistant clean
 
-demo: install  ## install, fetch the backbones, answer about five pictures
+demo: $(STAMP)  ## install, fetch the backbones, answer about five pictures
 	$(BIN)/vistune demo
 
-install: $(STAMP)
+install: $(TOOLS_STAMP)  ## vistune, and what testing and developing it takes
 
 # torch goes first and alone, so that nothing that follows can swap its build.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(TOOLS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

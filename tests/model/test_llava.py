@@ -64,6 +64,17 @@ def test_image_embeddings_stand_at_the_placeholders_and_words_elsewhere(model):
     assert torch.equal(embeddings[words], model.causal_lm.get_input_embeddings()(batch.input_ids[words]))
 
 
+def test_a_grid_projector_hears_how_the_tower_itself_classifies_a_strange_picture():
+    seeing = {"vision_tower": "efficientnet_lite0", "vision_config": {}, "projector": "grid_mlp", "visual_words": 3}
+    model = Llava(config(**seeing, image=ImageConfig(size=64))).eval()
+    projector = model.multi_modal_projector
+    torch.nn.init.normal_(projector.class_words)
+    batch = lay_end_to_end([replace(inputs(model), pixel_values=None, image_features=30 * torch.randn(1, 4, 1728))])
+    found = model.image_embeddings(batch)
+    assert torch.equal(found, projector(batch.image_features, model.vision_tower.classify)[0])
+    assert not torch.allclose(found, projector(batch.image_features)[0])
+
+
 def test_a_placeholder_id_beyond_the_vocabulary_is_never_looked_up(model):
     assert TEXT["vocab_size"] < IMAGE
     assert model(lay_end_to_end([inputs(model)])).shape == (10, 100)
