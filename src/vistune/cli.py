@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vistune import cli_model
+from vistune import cli_model, cli_serve
 from vistune.cli_data import data_app
 from vistune.cli_eval import eval_app
 from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, ModelOption, TemplateOption, TowerOption, stands_on
@@ -134,6 +134,9 @@ def demo(model: ModelOption = "assistant", dtype: DTypeOption = "auto", device: 
             typer.echo(f"{result.item.picture.name}: {result.item.question}\n  {result.answer}")
             typer.echo(f"  {verdict}, expected: {' or '.join(result.item.answers)}\n")
     typer.echo(f"{right} of {len(items)} answers are right.")
+
+
+app.command(name="serve")(cli_serve.serve)
 
 
 # --- making data -----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""`vistune serve`: a model as an OpenAI-compatible server. Loads the model, hands it to the room that serves, and wires nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistune import cli_model
+from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, TemplateOption, TowerOption
+from vistune.errors import optional_import
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
+
+
+def serve(
+    model: ModelArgument = "assistant",
+    host: Annotated[str, typer.Option(help="Address to listen at; one that others can reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    name: Annotated[list[str] | None, typer.Option(help="What clients call the model; may be repeated. Default: as it is named.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File with one key a line; VISTUNE_API_KEY works too, commas between.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A name in the Host header to answer to besides; may be repeated.")] = None,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for their turn; more get 429.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply that a request may ask for, in tokens.")] = 4096,
+    max_images: Annotated[int, typer.Option(min=0, help="Pictures in one request, at most.")] = 16,
+    max_body: Annotated[int, typer.Option(min=1, max=1024, metavar="MIB", help="Largest request, in MiB.")] = 32,
+    grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="On shutdown, how long replies may take to finish.")] = 30.0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")] = False,
+    base: BaseOption = None,
+    vision_tower: TowerOption = None,
+    template: TemplateOption = None,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve a model to OpenAI's clients, at http://127.0.0.1:8000/v1.
+
+    Needs pip install 'vistune[serve]'. Only this machine reaches it unless --host says otherwise, and then a key is needed.
+    """
+    for package in ("fastapi", "uvicorn"):
+        optional_import(package, extra="serve")
+    from vistune.serve import server
+    from vistune.serve.api import Settings
+    from vistune.serve.keys import KEY_VARIABLE, read_keys
+    from vistune.serve.schemas import RequestLimits
+
+    keys = read_keys(api_key_file, os.environ.pop(KEY_VARIABLE, None))  # out of the environment, which children would inherit
+    settings = Settings(
+        keys=keys,
+        hosts=server.allowed_hosts(host, keys, allow_host or ()),
+        limits=RequestLimits(body_bytes=max_body << 20, max_tokens=max_tokens, images=max_images),
+        max_queue=max_queue,
+    )
+    with cli_model.loaded_model(
+        model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+    ) as engine:
+        server.serve(
+            dict.fromkeys(name or [_public_name(model)], engine),
+            settings,
+            host=host,
+            port=port,
+            grace_seconds=grace,
+            announce=lambda address: typer.echo(
+                f"Serving {model} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True
+            ),
+        )
+
+
+def _public_name(model: str) -> str:
+    """What clients call a model: of a folder only its own name, because where it lies is nobody's business."""
+    folder = Path(model)
+    return folder.resolve().name if folder.exists() else model

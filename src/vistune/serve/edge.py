@@ -1,0 +1,134 @@
+"""What every request passes first and last: its id, whom it was meant for, its line in the log, and the last net under an error.
+
+A line of the log is one JSON object. It holds what is listed in `RequestLog` and nothing else: no header, no address with its query, no
+text, no picture, and of an error its type and place, for its message may quote any of these.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Container, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vistune.serve.failures import ApiError, internal_error
+from vistune.serve.replies import ClientGone
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("vistune.serve")
+
+_SCOPE_KEY = "vistune.log"
+_CLIENT_GONE = 499
+"""nginx's status for a client that did not wait for its answer. Nobody is sent it."""
+
+
+@dataclass
+class RequestLog:
+    """What the log says of a request."""
+
+    id: str
+    method: str
+    route: str = "unknown"
+    status: int = 0
+    seconds: float = 0.0
+    model: str = ""
+    streamed: bool = False
+    images: int = 0
+    choices: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    code: str = ""
+    error: str = ""
+    where: list[str] = field(default_factory=list)
+
+    def add_error(self, error: BaseException) -> None:
+        """Notes an error by its type and by the places that it went through."""
+        self.error = type(error).__name__
+        self.where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
+
+    def write(self) -> None:
+        fields = {name: value for name, value in vars(self).items() if value not in ("", [], 0, False)}
+        level = logging.ERROR if self.status >= 500 else logging.INFO
+        stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": logging.getLevelName(level), "event": "request"}
+        logger.log(level, json.dumps(stamp | fields))
+
+
+def log_of(scope: Scope) -> RequestLog:
+    """The entry of the request that this scope is of."""
+    return scope[_SCOPE_KEY]
+
+
+class Edge:
+    """The outermost layer of the application.
+
+    Args:
+        hosts: what may stand in a request's Host header, without its port; None allows all. A page in a browser can point a name of
+            its own at this machine (DNS rebinding), and that name then stands there.
+    """
+
+    def __init__(self, app: Application, *, hosts: Container[str] | None):
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        entry = RequestLog(uuid.uuid4().hex, scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other")
+        scope[_SCOPE_KEY] = entry
+        started, complete = time.monotonic(), False
+
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
+            nonlocal complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                entry.status = message["status"]
+                ours = {b"x-request-id": entry.id.encode(), b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
+                message["headers"] = [*message.get("headers", ()), *ours.items()]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_id)
+        except ClientGone:
+            entry.status = _CLIENT_GONE
+        except Exception as error:
+            entry.add_error(error)
+            if not entry.status:
+                await send_error(internal_error(), send_with_id)
+            elif not complete:
+                raise  # the client waits for the rest of its answer: the server closes the connection
+        finally:
+            entry.seconds = round(time.monotonic() - started, 4)
+            entry.route = getattr(scope.get("route"), "path", entry.route)
+            entry.write()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._hosts is not None and _host(scope) not in self._hosts:
+            entry = log_of(scope)
+            entry.code = "unknown_host"
+            text = "This server does not go by the name in the Host header. Start it with --allow-host NAME, or use its address."
+            await send_error(ApiError(421, entry.code, text), send)
+        else:
+            await self._app(scope, receive, send)
+
+
+async def send_error(error: ApiError, send: Send) -> None:
+    """An error's whole response."""
+    body = json.dumps(error.body()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))} | error.headers()
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _host(scope: Scope) -> str:
+    """The name in the Host header without its port, in lower case; empty where there is none, or more than one."""
+    sent = [value for name, value in scope["headers"] if name.lower() == b"host"]
+    name = sent[0].decode("latin-1").lower() if len(sent) == 1 else ""
+    return name if name.endswith("]") else name.rpartition(":")[0] or name
