@@ -40,6 +40,7 @@ def measured(path: Path, *replies: str) -> BenchmarkResult:
         ("contains", {"answer": "tea"}, "There is tea in it.", "steam"),
         ("choice", {"choices": ["tea", "rice"], "answer": "rice"}, "B. rice", "A"),
         ("choice", {"choices": ["tea", "rice"], "answer": "B"}, "rice", "neither"),
+        ("choice", {"choices": ["black tea", "a cup"], "answer": "B"}, "The answer is a cup.", "The answer is black tea."),
         ("yes-no", {"answer": "no"}, "No, there is none.", "Yes"),
         ("vqa", {"answers": LABELS}, "Tea.", "milk"),
         ("anls", {"answer": "invoice"}, "invoise", "receipt"),

@@ -47,7 +47,7 @@ def _contains(question: Question, reply: Reply, protocol: str) -> Score:
 
 def _choice(question: Question, reply: Reply, protocol: str) -> Score:
     options = dict(zip(LETTERS, question.choices, strict=False))
-    found = mmbench.infer_option(reply.text, options)
+    found = mmbench.infer_option(reply.text, options, alone=True)
     letter = next(letter for letter, text in options.items() if text == question.answers[0])
     return Score(float(found == letter), extracted=found, note="" if found in options else "names no option")
 

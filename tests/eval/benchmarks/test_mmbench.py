@@ -42,9 +42,11 @@ OPTIONS = {"A": "a red car", "B": "a blue boat", "C": "a green tree", "D": "a sm
         ("cannot determine the answer", None),
         ("The answer is B because of what is seen in it", "B"),  # the sentence, where the letter comes too early
         ("Not A and not C. The correct answer is **B**, all things considered here.", "B"),
-        ("Answer is: (B) and not A for all that we can see", "B"),
-        ("I say the answer is Dog, and not A nor C is it", None),  # a capital that begins a word is no letter
-        ("Never is the answer is b for A and C to be seen", None),
+        ("ANSWER  IS\n****C, and not A nor B as far as can be seen", "C"),
+        ("Answer is: (B) and not A for all that we can see", None),  # only blanks and asterisks may stand before the letter
+        ("I say the answer is Dog, and not A nor C is it", "D"),  # oddity: a letter that begins a word counts
+        ("Never is the answer is b for A and C to be seen", "B"),
+        ("The answer is a blue boat", "A"),  # oddity: so does the article, before the text is looked at
         ("a blue boat", "B"),  # the text of an option
         ("It is a BLUE boat!", "B"),
         ("a red car, a blue boat", None),  # two texts
@@ -57,6 +59,11 @@ OPTIONS = {"A": "a red car", "B": "a blue boat", "C": "a green tree", "D": "a sm
 )
 def test_an_option_is_read_by_letter_then_by_sentence_then_by_text(reply, expected: str | None):
     assert mmbench.infer_option(reply, OPTIONS) == expected
+
+
+def test_a_letter_that_begins_a_word_can_be_left_alone():
+    assert mmbench.infer_option("The answer is a blue boat", OPTIONS, alone=True) == "B"
+    assert mmbench.infer_option("The answer is B because of what is seen in it", OPTIONS, alone=True) == "B"
 
 
 def test_none_and_nan_are_read_as_words_as_an_empty_cell_is_there():

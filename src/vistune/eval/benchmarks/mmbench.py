@@ -37,9 +37,10 @@ _REFUSALS = (
 _API_FAILURE = "Failed to obtain answer via API"
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LAST_PIECES = 4
-# The letter must be a capital, and alone: "answer is Dog" names no option. The first letter of "answer" is looked at last, so that the
-# search can run for a fixed text; the rest is possessive, because none of its parts can match what another one takes.
-_SENTENCE = re.compile(r"nswer is(?<=[Aa]nswer is)\s*+:?+\s*+\*{0,3}+\(?+([A-D])(?![A-Za-z0-9])")
+# Kept as it is there: in any case, and the letter may begin a word, so that "the answer is dark" is D and "the answer is a cat" A, whatever
+# the options say. Possessive, because none of its parts can match what another one takes.
+_SENTENCE = re.compile(r"answer\s++is\s++\**+([A-D])", re.IGNORECASE)
+_SENTENCE_ALONE = re.compile(r"nswer is(?<=[Aa]nswer is)\s*+:?+\s*+\*{0,3}+\(?+([A-D])(?![A-Za-z0-9])")
 
 
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
@@ -53,7 +54,7 @@ def options_of(row: Mapping[str, Any]) -> dict[str, str]:
     return options
 
 
-def infer_option(reply: object, options: Mapping[str, object]) -> str | None:
+def infer_option(reply: object, options: Mapping[str, object], *, alone: bool = False) -> str | None:
     """The letter that a reply means, `Z` for none of the options, or None where the rules of VLMEvalKit do not tell.
 
     In turn: a refusal; one single option letter that stands alone, first met among the last four pieces; a lone Z; "answer is X"; and,
@@ -62,6 +63,7 @@ def infer_option(reply: object, options: Mapping[str, object]) -> str | None:
     Args:
         reply: usually text; None and NaN (an empty cell) are read as "None" and "nan", as in VLMEvalKit.
         options: the option texts by capital letter.
+        alone: read "answer is X" only where X is a capital that stands alone. VLMEvalKit also takes the first letter of a word.
 
     Raises:
         ScoringError: an option's key is no capital letter.
@@ -70,10 +72,10 @@ def infer_option(reply: object, options: Mapping[str, object]) -> str | None:
     if wrong:
         raise ScoringError(f"options are named by one capital letter, not {str(wrong[0])[:40]!r}.")
     text = str(reply)
-    return _option_by_letter(text, options) or _option_by_text(text, options)
+    return _option_by_letter(text, options, alone) or _option_by_text(text, options)
 
 
-def _option_by_letter(text: str, options: Mapping[str, object]) -> str | None:
+def _option_by_letter(text: str, options: Mapping[str, object], alone: bool) -> str | None:
     if _API_FAILURE in text:
         return None
     if any(refusal in text for refusal in _REFUSALS):
@@ -84,8 +86,8 @@ def _option_by_letter(text: str, options: Mapping[str, object]) -> str | None:
         return found[0]
     if not found and NO_OPTION in pieces:
         return NO_OPTION
-    sentence = _SENTENCE.search(text)
-    return sentence[1] if sentence and sentence[1] in options else None
+    sentence = (_SENTENCE_ALONE if alone else _SENTENCE).search(text)
+    return sentence[1].upper() if sentence and sentence[1].upper() in options else None
 
 
 def _option_by_text(text: str, options: Mapping[str, object]) -> str | None:
