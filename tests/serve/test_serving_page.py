@@ -67,7 +67,7 @@ def test_the_command_with_curl_asks_about_a_picture(server: Live, model: Scripte
 
 def test_every_option_that_the_page_names_exists():
     known = {option for parameter in get_command(app).commands["serve"].params for option in parameter.opts}  # type: ignore[attr-defined]
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--model"}  # which is chat's
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--model", "--model-name"}  # chat's and eval's
     assert named <= known
 
 
