@@ -24,6 +24,7 @@ model's
 own word embedding of what lies there (the short stage before stage 1)."""
 Part = Literal["projector", "language_model", "lora", "vision_tower"]
 Precision = Literal["bf16", "fp32"]
+Quantisation = Literal["none", "nf4", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class ModelChoice:
     template: str = "vicuna_v1"
     image_mode: ImageMode = "pad"
     max_length: int = 2048
+    quantise: Quantisation = "none"
+    """Number format of a frozen language model's linear layers (QLoRA). Projector, tower, embeddings and head are never quantised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,10 @@ class DataConfig:
     """How the check before training looks at pictures. `header` is quicker by far, but a broken picture then stops the run when met."""
     validation_rows: int = 0
     """How many rows are held out for the validation loss (pictures are never shared with the training rows)."""
+    workers: int = 2
+    """Threads that read and decode ahead of the step. The order of the rows does not depend on them."""
+    timeout: float = 300.0
+    """Seconds after which a row that is still being read ends the run with an error that names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +74,17 @@ class BatchConfig:
 
     conversations: int = 128
     tokens_per_forward: int = 8192
+    order: Literal["shuffled", "modality_length"] = "shuffled"
+    """`modality_length` is the official grouping (text-only rows apart, like lengths together), for comparison: ragged batches need none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW. `projector_lr` None gives the projector the learning rate of the rest."""
+    """AdamW. `projector_lr` and `tower_lr` None give the projector and the vision tower the learning rate of the rest."""
 
     lr: float
     projector_lr: float | None = None
+    tower_lr: float | None = None
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
@@ -93,6 +103,33 @@ class AlignConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the processes that `torchrun` started share one run. The rows of a step do not depend on it."""
+
+    shard: Literal["trained", "all"] = "trained"
+    """What FSDP2 divides among the processes: `trained` only what learns (each holds the frozen weights whole), `all` frozen weights too."""
+    replicas: int = 1
+    """Groups of processes that each hold all shards (HSDP): set it to the number of nodes where links between nodes are slow."""
+    timeout: float = 600.0
+    """Seconds after which a process that waits for another one in vain ends the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What happens at a step whose loss or gradient is not finite, or whose loss jumps.
+
+    The step is computed again first. What comes out bad twice is the data's or the model's doing: `stop` ends the run with the rows named,
+    `skip` writes the rows to `quarantine.jsonl`, leaves the weights as they are and goes on.
+    """
+
+    bad_step: Literal["stop", "skip"] = "stop"
+    spike: float | None = None
+    """A loss above this many times the median of the last 50 steps is bad too."""
+    max_skips: int = 10
+    """More skipped steps than this among the last 100 end the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One stage of training, complete."""
 
@@ -108,6 +145,8 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     epochs: float = 1.0
     max_steps: int | None = None
     max_minutes: float | None = None
@@ -120,6 +159,16 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     feature_cache: str = ""
     """Folder in which a frozen tower's features are kept between epochs, stages and runs. Empty: pictures are encoded when met."""
+    feature_cache_gb: float | None = None
+    """The most that the cache may hold; pictures beyond it are encoded when met."""
+    feature_cache_when: Literal["always", "measured"] = "always"
+    """`measured`: only if reading features is found quicker than encoding pictures, given how often each picture is met."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, a third more arithmetic, the same result."""
+    compile: bool = False
+    """Compile the norms, MLPs and projections of each layer with torch.compile."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard events to `tensorboard/` in the run's folder."""
     save_every: int = 500
     keep_checkpoints: int = 2
     validate_every: int = 100
@@ -138,7 +187,20 @@ FREE_ON_RESUME = frozenset(
         "save_every",
         "keep_checkpoints",
         "sample_every",
+        "feature_cache_gb",
+        "feature_cache_when",
+        "activation_checkpointing",
+        "tensorboard",
+        "parallel.shard",
+        "parallel.replicas",
+        "parallel.timeout",
+        "guard.bad_step",
+        "guard.spike",
+        "guard.max_skips",
+        "batch.tokens_per_forward",
         "data.root",
+        "data.workers",
+        "data.timeout",
         "data.bad_rows",
         "data.picture_check",
     }
