@@ -17,6 +17,7 @@ from vistune.errors import DataError, Locked, NonFiniteError, ResumeMismatch, Sa
 from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
+from vistune.train import keep as keep_module
 from vistune.train import trainer
 from vistune.train.config import BatchConfig, TrainConfig, override
 from vistune.train.metrics import read_metrics
@@ -38,7 +39,7 @@ def kept_models(monkeypatch: pytest.MonkeyPatch, start: Callable[..., None]) -> 
         models.append(start.model)
         return folder
 
-    monkeypatch.setattr(trainer, "save_result", keep)
+    monkeypatch.setattr(keep_module, "save_result", keep)
     return models
 
 
@@ -300,7 +301,7 @@ def test_changed_data_and_changed_frozen_weights_are_refused(config: TrainConfig
     with pytest.raises(ResumeMismatch, match="its data differ"):
         train(config, resume=True)
     (coloured_squares / "other.json").write_text(json.dumps(rows))
-    monkeypatch.setattr("vistune.train.trainer.digest_of", lambda tensors: "other")
+    monkeypatch.setattr("vistune.train.keep.digest_of", lambda tensors: "other")
     with pytest.raises(ResumeMismatch, match="frozen weights"):
         train(config, resume=True)
 
@@ -318,7 +319,7 @@ def test_two_runs_do_not_share_a_folder(config: TrainConfig):
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_ends_the_run_at_the_third_time(config: TrainConfig, monkeypatch: pytest.MonkeyPatch):
-    whole, calls = trainer.save_state, []
+    whole, calls = keep_module.save_state, []
 
     def failing(folder: Path, state: Any) -> Path:
         calls.append(state.step)
@@ -326,7 +327,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_ends_the_run_at_the_third_tim
             return whole(folder, state)
         raise SaveError("no space left")
 
-    monkeypatch.setattr(trainer, "save_state", failing)
+    monkeypatch.setattr(keep_module, "save_state", failing)
     with pytest.raises(SaveError):
         train(replace(config, save_every=1))
     assert calls == [1, 2, 3, 4]

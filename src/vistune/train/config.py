@@ -75,7 +75,7 @@ class BatchConfig:
     conversations: int = 128
     tokens_per_forward: int = 8192
     order: Literal["shuffled", "modality_length"] = "shuffled"
-    """`modality_length` is the official grouping (text-only rows apart, like lengths together), for comparison: ragged batches need none."""
+    """`modality_length` is the official grouping (text-only rows apart, like lengths together), for comparison: nothing is padded here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class ParallelConfig:
     """How the processes that `torchrun` started share one run. The rows of a step do not depend on it."""
 
     shard: Literal["trained", "all"] = "trained"
-    """What FSDP2 divides among the processes: `trained` only what learns (each holds the frozen weights whole), `all` frozen weights too."""
+    """What FSDP2 divides among the processes: `trained` what learns (each holds the frozen weights whole), `all` frozen weights too."""
     replicas: int = 1
     """Groups of processes that each hold all shards (HSDP): set it to the number of nodes where links between nodes are slow."""
     timeout: float = 600.0

@@ -14,35 +14,36 @@ of step n depend on n alone, so a run that was stopped goes on from its last che
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from vistune.checkpoint.resume import TrainingState, load_latest, load_state, prune, save_state, saved_steps
-from vistune.data.sampler import Sampler, pack
-from vistune.errors import Locked, NonFiniteError, OutOfMemory, SaveError, UsageError
+from vistune.checkpoint.resume import saved_steps
+from vistune.errors import Locked, NonFiniteError
 from vistune.journal import atomic_write
 from vistune.model.backbones import tokens_per_view, vision_width
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.model.projector import GridMLPProjector
-from vistune.train.config import FREE_ON_RESUME, TrainConfig, flat, to_json
-from vistune.train.features import FrozenFeatures, digest_of, open_store
+from vistune.train.config import TrainConfig, to_json
+from vistune.train.features import FrozenFeatures, open_store
+from vistune.train.keep import Keeper, Progress
 from vistune.train.lessons import Lessons, load_lessons
 from vistune.train.metrics import Display, MetricsLog, draw_loss_curve, read_metrics
-from vistune.train.objectives import Align, CellNames, NextToken, Objective, Prepared, cell_places
-from vistune.train.optim import make_optimizer, schedule_factor, set_learning_rates
-from vistune.train.parts import choose_parts, hold_in_precision, trained_tensors
-from vistune.train.start import Start, save_result, start_model
+from vistune.train.objectives import Align, CellNames, NextToken, Objective, cell_places
+from vistune.train.optim import make_optimizer
+from vistune.train.parts import choose_parts, hold_in_precision
+from vistune.train.start import Start, start_model
+from vistune.train.step import Computed, Stepper, autocast
 from vistune.types import Conversation
 
 SampleAnswers = Callable[[Llava, Processor, Sequence[Conversation]], Sequence[str]]
@@ -50,7 +51,6 @@ SampleAnswers = Callable[[Llava, Processor, Sequence[Conversation]], Sequence[st
 
 _PICTURES_TO_FIT = 256  # enough to measure the tower's channels by
 _SAMPLES = 4
-_FAILED_SAVES = 3  # in a row before a run gives up: a full disk is often emptied within minutes
 
 
 def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers | None = None, display: Display | None = None) -> Path:
@@ -89,18 +89,6 @@ def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers |
         return run.finish()
 
 
-@dataclass
-class _Progress:
-    """What a run remembers from step to step beside its tensors."""
-
-    step: int = 0
-    tokens: int = 0
-    best_loss: float = math.inf
-    best_step: int | None = None
-    worse: int = 0
-    """Validations in a row without a better loss."""
-
-
 class _Run:
     """One stage while it runs."""
 
@@ -108,14 +96,16 @@ class _Run:
         self.config, self.start, self.lessons, self.display, self.deadline = config, start, lessons, display, deadline
         self.model, self.processor = start.model, start.processor
         self.folder = Path(config.output)
-        self.checkpoints = self.folder / "checkpoints"
         self.device = _device(config)
-        self.order = Sampler(len(lessons.training), config.batch.conversations, config.seed)
+        optimizer = make_optimizer(self.model, config.optim)
+        self.stepper = Stepper(config, self.model, lessons.training, optimizer, device=self.device)
+        self.order = self.stepper.order
         self.total_steps = config.max_steps or max(1, math.ceil(config.epochs * self.order.steps_per_epoch))
-        self.optimizer = make_optimizer(self.model, config.optim)
-        self.names = {id(parameter): name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        self.progress = _Progress()
-        self.failed_saves = 0
+        self.keeper = Keeper(config, start, optimizer, data_digest=lessons.manifest.digest, say=display.say)
+
+    @property
+    def progress(self) -> Progress:
+        return self.keeper.progress
 
     # --- before the first step ---
 
@@ -138,50 +128,11 @@ class _Run:
 
     def resume_or_begin(self, resume: bool) -> None:
         """Takes up the newest good checkpoint of this run, or writes down what begins."""
-        begun = saved_steps(self.checkpoints)
-        if begun and not resume:
-            raise UsageError(
-                f"{self.folder} holds a run that is {begun[-1]} steps old. Go on with it (resume), or choose another `output`; "
-                f"nothing is overwritten."
-            )
-        self.checkpoints.mkdir(exist_ok=True)
-        self.fingerprints = self._fingerprints()
-        state, damaged = load_latest(self.checkpoints, self.fingerprints)
-        for sentence in damaged:
-            self.display.say(sentence)
-        if state is not None:
-            self._restore(state)
-        elif not self.config.model.init_from and isinstance(self.model.multi_modal_projector, GridMLPProjector):
-            self._fit_projector(self.model.multi_modal_projector)
+        if not self.keeper.take_up(resume) and not self.config.model.init_from:
+            projector = self.model.multi_modal_projector
+            if isinstance(projector, GridMLPProjector):
+                self._fit_projector(projector)
         atomic_write(self.folder / "config.json", to_json(self.config).encode())
-
-    def _fingerprints(self) -> dict[str, str]:
-        """What must be equal for a run to be the same run."""
-        trained = dict(trained_tensors(self.model, self.config.trainable))
-        settings = {name: value for name, value in flat(self.config).items() if name not in FREE_ON_RESUME}
-        tokenizer: str = self.processor.tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
-        return {
-            **{f"setting {name}": repr(value) for name, value in settings.items()},
-            "data": self.lessons.manifest.digest,
-            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
-            "frozen weights": digest_of((name, tensor) for name, tensor in self.model.state_dict().items() if name not in trained),
-        }
-
-    def _restore(self, state: TrainingState) -> None:
-        self._load_weights(state)
-        for parameter, name in ((parameter, self.names[id(parameter)]) for parameter in self._parameters()):
-            moments = {
-                key: state.optimizer[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state.optimizer
-            }
-            self.optimizer.state[parameter] = {
-                key: moment if key == "step" and self.device.type == "cpu" else moment.to(self.device) for key, moment in moments.items()
-            }
-        self.progress = _Progress(**state.progress)
-
-    def _load_weights(self, state: TrainingState) -> None:
-        with torch.no_grad():
-            for name, tensor in trained_tensors(self.model, self.config.trainable):
-                tensor.copy_(state.weights[name])
 
     def _fit_projector(self, projector: GridMLPProjector) -> None:
         """Measures the tower's channels on pictures in the order of training, so that the sample is as mixed as the data."""
@@ -212,59 +163,38 @@ class _Run:
                 self._validate(metrics)
             if sampler is not None and config.sample_every and progress.step % config.sample_every == 0:
                 self._show_samples(sampler)
-            if progress.step % config.save_every == 0 and not self._checkpoint():
+            if progress.step % config.save_every == 0 and not self.keeper.save():
                 metrics.write({"step": progress.step, "checkpoint_failed": 1})
         bar.close()
 
     def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step. The gradient is that of the summed loss over all its examples, divided once by all they count."""
         began = time.monotonic()
-        torch.manual_seed(_step_seed(self.config.seed, step))  # dropout, the only chance in a step
-        rows = self.order.rows(step)
-        self.model.train()
-        examples = [self.lessons.training.prepare(place) for place in rows.rows]
-        count = sum(example.count for example in examples)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
-        for group in self._forwards(examples):
-            with self._out_of_memory_explained(group), self._autocast():
-                part = self.lessons.training.loss(self.model, group, self.device) / count
-            if part.requires_grad:  # a forward of text alone, while only the projector learns, has nothing to teach it
-                with self._out_of_memory_explained(group):
-                    part.backward()
-            loss += part.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.optim.max_grad_norm)
-        self._refuse_non_finite(step, examples, loss, norm)
-        rate = set_learning_rates(self.optimizer, schedule_factor(step, self.total_steps, self.config.optim))
-        self.optimizer.step()
-        tokens, seconds = sum(example.length for example in examples), time.monotonic() - began
-        self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + tokens
+        computed = self.stepper.compute(step)
+        if not (math.isfinite(computed.loss) and math.isfinite(computed.gradient_norm)):
+            self._refuse(step, computed)
+        rate = self.stepper.update(step, self.total_steps)
+        seconds = time.monotonic() - began
+        self.progress.step, self.progress.tokens = step + 1, self.progress.tokens + computed.tokens
         return {
             "step": step + 1,
             "epoch": (step + 1) / self.order.steps_per_epoch,
-            "loss": loss.item(),
+            "loss": computed.loss,
             "learning_rate": rate,
-            "gradient_norm": norm.item(),
-            "tokens": tokens,
-            "supervised_tokens": count,
-            "tokens_per_second": tokens / seconds,
+            "gradient_norm": computed.gradient_norm,
+            "tokens": computed.tokens,
+            "supervised_tokens": computed.count,
+            "tokens_per_second": computed.tokens / seconds,
             "seconds": seconds,
         }
 
-    def _forwards(self, examples: Sequence[Prepared]) -> Iterator[list[Prepared]]:
-        """The examples in pieces that fit the token budget of one forward."""
-        for places in pack([example.length for example in examples], self.config.batch.tokens_per_forward):
-            yield [examples[place] for place in places]
-
-    def _refuse_non_finite(self, step: int, examples: Sequence[Prepared], loss: Tensor, norm: Tensor) -> None:
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            steps = saved_steps(self.checkpoints)
-            ids = ", ".join(example.id for example in examples[:8]) + (", ..." if len(examples) > 8 else "")
-            raise NonFiniteError(
-                f"Step {step + 1} has loss {loss.item()} and gradient norm {norm.item()}; the weights were not changed by it. Its rows are "
-                f"{ids}. "
-                f"Lower optim.lr, or look at these rows; the run goes on from {f'step {steps[-1]}' if steps else 'the beginning'}."
-            )
+    def _refuse(self, step: int, computed: Computed) -> NoReturn:
+        steps = saved_steps(self.keeper.checkpoints)
+        ids = ", ".join(computed.ids[:8]) + (", ..." if len(computed.ids) > 8 else "")
+        raise NonFiniteError(
+            f"Step {step + 1} has loss {computed.loss} and gradient norm {computed.gradient_norm}; the weights were not changed by it. "
+            f"Its rows are {ids}. Lower optim.lr, or look at these rows; the run goes on "
+            f"from {f'step {steps[-1]}' if steps else 'the beginning'}."
+        )
 
     def _stops_early(self) -> bool:
         return self.config.early_stop is not None and self.progress.worse >= self.config.early_stop
@@ -277,7 +207,7 @@ class _Run:
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
             if self.config.early_stop is not None:
-                self._checkpoint()
+                self.keeper.save()
         else:
             progress.worse += 1
 
@@ -288,8 +218,8 @@ class _Run:
         self.model.eval()
         loss, count = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
         examples = [validation.prepare(place) for place in range(len(validation))]
-        for group in self._forwards(examples):
-            with self._autocast():
+        for group in self.stepper.forwards(examples):
+            with autocast(self.config, self.device):
                 loss += validation.loss(self.model, group, self.device)
             count += sum(example.count for example in group)
         return loss.item() / count
@@ -301,7 +231,7 @@ class _Run:
             return
         asked = [source.conversation(place) for place in range(min(_SAMPLES, len(source)))]
         self.model.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.config, self.device):
             answers = sampler(self.model, self.processor, [Conversation(each.messages[:-1]) for each in asked])
         with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             for conversation, answer in zip(asked, answers, strict=True):
@@ -309,64 +239,17 @@ class _Run:
                 file.write(json.dumps({"step": self.progress.step, "question": question, "expected": expected, "answer": answer}) + "\n")
                 self.display.say(f"  {question!r} → {answer!r}  (expected {expected!r})")
 
-    # --- keeping ---
-
-    def _checkpoint(self) -> bool:
-        """Saves where the run stands, and says whether that worked. A failure is reported; the third in a row ends the run."""
-        if self.progress.step in saved_steps(self.checkpoints):
-            return True
-        optimizer = {
-            f"{key}.{self.names[id(parameter)]}": moment
-            for parameter, moments in self.optimizer.state.items()
-            for key, moment in moments.items()
-        }
-        weights = dict(trained_tensors(self.model, self.config.trainable))
-        state = TrainingState(self.progress.step, weights, optimizer, self.fingerprints, asdict(self.progress))
-        try:
-            save_state(self.checkpoints, state)
-        except SaveError as error:
-            self.failed_saves += 1
-            self.display.say(f"ERROR: {error}")
-            if self.failed_saves == _FAILED_SAVES:
-                raise
-            return False
-        prune(self.checkpoints, keep=self.config.keep_checkpoints, protect=self.progress.best_step)
-        self.failed_saves = 0
-        return True
-
     def finish(self) -> Path:
-        """Saves the last checkpoint, draws the loss curve, and writes the model: the best one where early stopping looked for it."""
-        self._checkpoint()
+        """Saves the last checkpoint, draws the loss curve, and writes the model."""
+        self.keeper.save()
         draw_loss_curve(read_metrics(self.folder / "metrics.jsonl"), self.folder / "loss.png", title=self.config.recipe)
-        best = self.progress.best_step
-        if self.config.early_stop is not None and best is not None and best in saved_steps(self.checkpoints):
-            self._load_weights(load_state(self.checkpoints / f"step-{best:08d}"))
-        self.model.eval()
-        return save_result(self.start, self.config, self.folder / "model")
+        return self.keeper.write_model()
 
     # --- small things ---
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
     def _encode(self, pixel_values: Tensor) -> Tensor:
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.config, self.device):
             return self.model.encode_images(pixel_values.to(self.device))
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
-
-    @contextmanager
-    def _out_of_memory_explained(self, group: Sequence[Prepared]) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"A forward of {len(group)} conversations with {sum(example.length for example in group)} tokens does not fit into the "
-                "memory of "
-                f"{self.device}. Lower batch.tokens_per_forward (now {self.config.batch.tokens_per_forward}); the result does not depend "
-                "on it."
-            ) from error
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -377,10 +260,6 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _deadline(config: TrainConfig, started: float) -> float:
     return math.inf if config.max_minutes is None else started + 60 * config.max_minutes
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=7).digest(), "little")
 
 
 @contextmanager
