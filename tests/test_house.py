@@ -19,7 +19,7 @@ HOUSE = Path(vistune.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 GROUND = {"calls", "chat_model", "errors", "formats", "http_client", "image_headers", "journal", "media", "rates", "scenes", "types"}
-GROUND |= {"video"}
+GROUND |= {"speed", "video"}
 ROOMS = {"datagen", "data", "model", "checkpoint", "train", "engine", "eval", "board", "serve"}
 
 # Who may import whom, docs/architecture.md drawn as a table. A room may always import itself; what is not here may not be imported.
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_eval": GROUND | ROOMS | {"cli_model", "pull"},
     "cli_model": GROUND | ROOMS | {"pull"},
     "cli_serve": GROUND | {"cli_model", "serve"},
-    "doctor": {"pull", "journal", "errors"},
+    "doctor": {"pull", "journal", "errors", "speed"},
     # serve, eval, datagen and board see a ChatModel and nothing of what it is made of
     "datagen": GROUND,
     "eval": GROUND,
@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIGHT_ROOMS = GROUND | {"datagen", "eval", "board", "serve"}
 LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_serve", "doctor", "pull"}
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
+LIGHT_FILES += ("train/shapes.py", "train/limits.py")
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit", "fastapi", "uvicorn"}
 ON_THE_WEB = ("serve/api.py", "serve/server.py")  # they are what the extra `serve` is for; only its verb imports them
 

@@ -11,13 +11,12 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import VistuneError
+from vistune.speed import Speed, measure_speed
 
 ASSISTANT = Path(__file__).parent / "assets" / "assistant"
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "numpy", "pillow")
@@ -44,16 +43,6 @@ class Machine:
     memory_bytes: int | None
     gpus: tuple[str, ...] | None
     """Names of the accelerators; None where torch could not be asked."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured on this machine, now: the best of a few short runs."""
-
-    threads: int
-    gflops_fp32: float
-    gflops_bf16: float
-    memory_gb_per_second: float
 
 
 @dataclass(frozen=True)
@@ -248,40 +237,6 @@ def _cache_problems(cache: Path) -> list[Problem]:
     if (free := shutil.disk_usage(existing).free) < SMALL_DISK:
         problems.append(Problem(f"only {free / GIB:.1f} GiB free for {cache}", "free some space, or name another folder in VISTUNE_CACHE"))
     return problems
-
-
-# --- speed ----------------------------------------------------------------------------------------------------------------------------
-
-
-def measure_speed(*, size: int = 1024, megabytes: int = 256, repeats: int = 5) -> Speed:
-    """Square matrix products of `size` in fp32 and bf16, and copying `megabytes` of memory, on the CPU."""
-    import torch
-
-    def gflops(dtype: torch.dtype) -> float:
-        left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        return 2 * size**3 / _best_seconds(lambda: left @ right, repeats) / 1e9
-
-    source = torch.ones(megabytes * 2**20, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    # A copy reads and writes every byte once.
-    bandwidth = 2 * source.numel() / _best_seconds(lambda: target.copy_(source), repeats) / 1e9
-    return Speed(
-        threads=torch.get_num_threads(),
-        gflops_fp32=round(gflops(torch.float32), 1),
-        gflops_bf16=round(gflops(torch.bfloat16), 1),
-        memory_gb_per_second=round(bandwidth, 1),
-    )
-
-
-def _best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The fastest of `repeats` after one that warms up: what the machine can do when nothing else runs."""
-    work()
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
-    return best
 
 
 # --- as text --------------------------------------------------------------------------------------------------------------------------
