@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vistune.data.datasets import DataFiles, annotations_from, locate
 from vistune.data.validate import Manifest, check_rows, explain_rejections, held_out, picture_group
@@ -18,8 +18,6 @@ from vistune.model.processor import Processor
 from vistune.train.config import DataConfig, TrainConfig
 from vistune.train.objectives import Align, CellNames, NextToken, Objective, annotation_names, measure_example, measure_picture
 from vistune.types import ImageAnnotations, ImagePart, InstructionExample
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,15 @@ def _next_token(config: TrainConfig, files: DataFiles, model: Llava, processor: 
         known=Manifest.read(manifest_path),
     )
     _settle(manifest, data, files, manifest_path)
-    training, validation = _split(examples, picture_group, config)
-    return Lessons(NextToken(training, processor, data.mask), NextToken(validation, processor, data.mask) if validation else None, manifest)
+    training, validation = (
+        [(examples[place], manifest.lengths[place]) for place in places]
+        for places in _split([picture_group(example) for example in examples], config)
+    )
+
+    def objective(rows: Sequence[tuple[InstructionExample, int]]) -> NextToken:
+        return NextToken([example for example, _ in rows], [length for _, length in rows], processor, data.mask)
+
+    return Lessons(objective(training), objective(validation) if validation else None, manifest)
 
 
 def _align(config: TrainConfig, files: DataFiles, model: Llava, processor: Processor, manifest_path: Path) -> Lessons:
@@ -78,7 +83,7 @@ def _align(config: TrainConfig, files: DataFiles, model: Llava, processor: Proce
     )
     _settle(manifest, config.data, files, manifest_path)
     names = CellNames.of(annotation_names([annotations for annotations, _ in pictures], config.align.background), model, processor)
-    training, validation = _split(pictures, lambda picture: picture[0].image, config)
+    training, validation = ([pictures[place] for place in places] for places in _split([each.image for each, _ in pictures], config))
     return Lessons(
         Align(training, processor, names, config.align), Align(validation, processor, names, config.align) if validation else None, manifest
     )
@@ -113,9 +118,9 @@ def _settle(manifest: Manifest, data: DataConfig, files: DataFiles, manifest_pat
         )
 
 
-def _split(records: Sequence[Record], group: Callable[[Record], str], config: TrainConfig) -> tuple[list[Record], list[Record]]:
-    chosen = held_out([group(record) for record in records], config.data.validation_rows, seed=config.seed)
-    if len(chosen) == len(records):
+def _split(groups: Sequence[str], config: TrainConfig) -> tuple[list[int], list[int]]:
+    """The places of the rows to learn from, and of those held out."""
+    chosen = held_out(groups, config.data.validation_rows, seed=config.seed)
+    if len(chosen) == len(groups):
         raise DataError("All rows show the same picture, so none can be held out for validation; set data.validation_rows=0.")
-    training = [record for place, record in enumerate(records) if place not in chosen]
-    return training, [records[place] for place in sorted(chosen)]
+    return [place for place in range(len(groups)) if place not in chosen], sorted(chosen)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vistune.data.collate import collate, supervised_tokens
+from vistune.data.planner import RowSize
 from vistune.errors import DataError, EmptyMaskError, UsageError
 from vistune.media import image_size
 from vistune.model.backbones import patches_per_side
@@ -65,6 +66,10 @@ class Objective(ABC):
         """How many examples there are."""
 
     @abstractmethod
+    def size(self, place: int) -> RowSize:
+        """What an example costs, known without preparing it: what a step is planned by."""
+
+    @abstractmethod
     def conversation(self, place: int) -> Conversation:
         """The conversation that shows the model this example's pictures."""
 
@@ -100,15 +105,18 @@ class Objective(ABC):
 
 
 class NextToken(Objective):
-    """Cross-entropy of the supervised tokens, given everything before them."""
+    """Cross-entropy of the supervised tokens, given everything before them. `lengths` are the examples' tokens."""
 
-    def __init__(self, examples: Sequence[InstructionExample], processor: Processor, mask: LossMask):
+    def __init__(self, examples: Sequence[InstructionExample], lengths: Sequence[int], processor: Processor, mask: LossMask):
         super().__init__(processor)
-        self._examples = examples
+        self._examples, self._lengths = examples, lengths
         self._mask: LossMask = mask
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def size(self, place: int) -> RowSize:
+        return RowSize(self._lengths[place], len(self.conversation(place).images))
 
     def conversation(self, place: int) -> Conversation:
         return self._examples[place].conversation
@@ -188,6 +196,9 @@ class Align(Objective):
 
     def __len__(self) -> int:
         return len(self._pictures)
+
+    def size(self, place: int) -> RowSize:
+        return RowSize(self._tokens.num_tokens, 1)
 
     def conversation(self, place: int) -> Conversation:
         return Conversation((Message("user", (self._pictures[place][1],)),))
