@@ -70,6 +70,10 @@ class Objective(ABC):
         """What an example costs, known without preparing it: what a step is planned by."""
 
     @abstractmethod
+    def id(self, place: int) -> str:
+        """What the data calls this example."""
+
+    @abstractmethod
     def conversation(self, place: int) -> Conversation:
         """The conversation that shows the model this example's pictures."""
 
@@ -118,12 +122,15 @@ class NextToken(Objective):
     def size(self, place: int) -> RowSize:
         return RowSize(self._lengths[place], len(self.conversation(place).images))
 
+    def id(self, place: int) -> str:
+        return self._examples[place].id
+
     def conversation(self, place: int) -> Conversation:
         return self._examples[place].conversation
 
     def prepare(self, place: int) -> Prepared:
         inputs = self.inputs(place)
-        return Prepared(self._examples[place].id, inputs, supervised_tokens(inputs))
+        return Prepared(self.id(place), inputs, supervised_tokens(inputs))
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
         loss_sum, _ = model.loss(collate([example.inputs for example in examples]).to(device))
@@ -200,6 +207,9 @@ class Align(Objective):
     def size(self, place: int) -> RowSize:
         return RowSize(self._tokens.num_tokens, 1)
 
+    def id(self, place: int) -> str:
+        return self._pictures[place][0].image
+
     def conversation(self, place: int) -> Conversation:
         return Conversation((Message("user", (self._pictures[place][1],)),))
 
@@ -208,7 +218,7 @@ class Align(Objective):
         cells = cell_words(annotations, self._side, mode=self._mode, background=self._config.background)
         targets = torch.tensor([(cell, self._number[word]) for cell, words in enumerate(cells) for word in words]).reshape(-1, 2)
         middles = torch.tensor(cell_middles(annotations, self._side, mode=self._mode), dtype=torch.long)
-        return Prepared(annotations.image, self.inputs(place), float(self._shares(targets).sum()), targets, middles)
+        return Prepared(self.id(place), self.inputs(place), float(self._shares(targets).sum()), targets, middles)
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
         cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
