@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIGHT_ROOMS = GROUND | {"datagen", "eval", "board", "serve"}
 LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_serve", "doctor", "pull"}
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
-LIGHT_FILES += ("train/shapes.py", "train/limits.py")
+LIGHT_FILES += ("train/shapes.py", "train/limits.py", "train/memory.py", "train/plan.py")
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit", "fastapi", "uvicorn"}
 ON_THE_WEB = ("serve/api.py", "serve/server.py")  # they are what the extra `serve` is for; only its verb imports them
 
