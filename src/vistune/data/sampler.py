@@ -1,15 +1,16 @@
 """Which rows go into which optimizer step: a pure function, so that nothing about the order needs saving.
 
 The row at a place of an epoch depends on (seed, epoch, place) alone, computed in O(1) without drawing the places before it. A run that is
-stopped goes on from its step number; workers and processes can be added or lost without changing the order.
+stopped goes on from its step number; workers and processes can be added or lost without changing the order. An order of another kind is a
+function of the epoch, drawn once an epoch as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 
 def shuffled(place: int, size: int, key: str) -> int:
@@ -50,6 +51,9 @@ class Sampler:
     size: int
     batch: int
     seed: int = 0
+    epoch_order: Callable[[str], Sequence[int]] | None = None
+    """Another order than the shuffled one: what names a seed and an epoch → all places."""
+    _drawn: dict[int, Sequence[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,7 +62,15 @@ class Sampler:
     def rows(self, step: int) -> StepRows:
         epoch, place = divmod(step, self.steps_per_epoch)
         places = range(place * self.batch, min((place + 1) * self.batch, self.size))
-        return StepRows(epoch, tuple(shuffled(each, self.size, f"{self.seed}:{epoch}") for each in places))
+        key = f"{self.seed}:{epoch}"
+        if self.epoch_order is None:
+            return StepRows(epoch, tuple(shuffled(each, self.size, key) for each in places))
+        order = self._drawn.get(epoch)
+        if order is None:
+            order = self.epoch_order(key)
+            self._drawn.clear()
+            self._drawn[epoch] = order
+        return StepRows(epoch, tuple(order[each] for each in places))
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
