@@ -14,6 +14,7 @@ from vistune.model.config import LoraConfig
 from vistune.model.llava import Llava
 from vistune.train.config import Part, Precision
 from vistune.train.optim import is_projector
+from vistune.train.quantise import norms_of_quantised
 
 
 def choose_parts(model: Llava, parts: Sequence[Part], lora: LoraConfig) -> None:
@@ -67,13 +68,14 @@ def part_of(name: str) -> Part:
 def hold_in_precision(model: Llava, precision: Precision) -> None:
     """Trained parameters are fp32 masters, always. Frozen ones are cast to the forward's format once, not at every use.
 
-    The projector stays fp32: it is small, and its statistics are measurements. So do batch norms, for the same reason. The model also runs
-    without autocast as it is held, for those who sample from it meanwhile.
+    The projector stays fp32: it is small, and its statistics are measurements. So do batch norms, for the same reason, and the norms of
+    quantised layers. The model also runs without autocast as it is held, for those who sample from it meanwhile.
     """
     frozen = torch.bfloat16 if precision == "bf16" else torch.float32
-    measured = {id(each) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for each in module.parameters()}
+    wide = {id(each) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for each in module.parameters()}
+    wide |= {id(each) for each in norms_of_quantised(model)}
     for name, parameter in model.named_parameters():
-        keep = parameter.requires_grad or part_of(name) == "projector" or id(parameter) in measured
+        keep = parameter.requires_grad or part_of(name) == "projector" or id(parameter) in wide
         parameter.data = parameter.data.to(torch.float32 if keep else frozen)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and part_of(name) in ("projector", "vision_tower"):
