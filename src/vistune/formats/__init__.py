@@ -8,17 +8,20 @@ format cannot hold is refused, never changed; ids, kinds, provenance and columns
 from vistune.formats.files import (
     FORMATS,
     Format,
+    Place,
     default_format,
     example_from_row,
     example_writer,
     format_named,
     format_of,
+    placed_rows,
     read_examples,
     read_rows,
     write_examples,
 )
 from vistune.formats.llava import example_from_llava, example_to_llava
 from vistune.formats.messages import example_from_messages, example_to_messages
+from vistune.formats.row_file import RowFile
 from vistune.formats.sharegpt import dataset_info, example_from_sharegpt, example_to_sharegpt, spells_mark
 from vistune.formats.turns import IMAGE_MARK, ImageBytes, ImagePlace, Losses, confined_name, json_text
 
@@ -29,6 +32,8 @@ __all__ = [
     "ImageBytes",
     "ImagePlace",
     "Losses",
+    "Place",
+    "RowFile",
     "confined_name",
     "dataset_info",
     "default_format",
@@ -43,6 +48,7 @@ __all__ = [
     "format_named",
     "format_of",
     "json_text",
+    "placed_rows",
     "read_examples",
     "read_rows",
     "spells_mark",

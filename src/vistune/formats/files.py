@@ -1,18 +1,19 @@
 """Files of instruction data, row by row: which of the three formats a row is in, reading and writing.
 
 Rows stream: a file of any size is read and written with the memory of one row (Parquet: of one group of rows). What comes back as an
-iterator raises the DataError of a broken place when it gets there.
+iterator raises the DataError of a broken place when it gets there. `row_file.py` finds a row again by its place in the file.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from vistune.errors import DataError, UnknownName, UsageError
 from vistune.formats.llava import example_from_llava, example_to_llava
@@ -26,6 +27,14 @@ from vistune.types import InstructionExample
 MAX_ROW_CHARACTERS = 64 * 2**20
 """A longer row is refused: it is no conversation, and a missing bracket must not read the whole file into memory."""
 _CHUNK_BYTES = 2**20
+
+
+class Place(NamedTuple):
+    """Where a row lies. JSON: its first byte, its bytes, and their CRC-32. Parquet: its group of rows, its place in there, and 0."""
+
+    start: int
+    extent: int
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -83,30 +92,38 @@ def read_rows(path: Path) -> Iterator[Any]:
 
     Raises DataError, at once where there is no such file, and on the way where it is not JSON (or Parquet).
     """
+    return (row for row, _ in placed_rows(path))
+
+
+def placed_rows(path: Path) -> Iterator[tuple[Any, Place]]:
+    """The rows of `read_rows`, each with its place in the file."""
     if not path.is_file():
         raise DataError(f"There is no data file {path}. Give a JSON list (.json), JSON Lines (.jsonl) or Parquet (.parquet).")
     if path.suffix == ".parquet":
-        return parquet_rows(path)
+        return ((row, Place(group, number, 0)) for row, group, number in parquet_rows(path))
     return _lines(path) if path.suffix == ".jsonl" else _list(path)
 
 
-def _lines(path: Path) -> Iterator[Any]:
+def _lines(path: Path) -> Iterator[tuple[Any, Place]]:
     with path.open("rb") as file:
-        number = 0
+        number = start = 0
         while line := file.readline(MAX_ROW_CHARACTERS + 1):
             number += 1
             where = f"{path}, line {number}"
             if len(line) > MAX_ROW_CHARACTERS:
                 raise DataError(f"{where} is longer than {MAX_ROW_CHARACTERS:,} bytes; is this JSON Lines, one row a line?")
+            if number == 1 and line.startswith(codecs.BOM_UTF8):
+                start, line = len(codecs.BOM_UTF8), line[len(codecs.BOM_UTF8) :]
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode()
             except UnicodeDecodeError as error:
                 raise _not_text(path, error) from error
             if text.strip():
-                yield _parse(text, where)
+                yield _parse(text, where), Place(start, len(line), zlib.crc32(line))
+            start += len(line)
 
 
-def _list(path: Path) -> Iterator[Any]:
+def _list(path: Path) -> Iterator[tuple[Any, Place]]:
     """The elements of a JSON list, parsed one by one out of a window that moves over the file."""
     decoder = json.JSONDecoder()
     with path.open("rb") as file:
@@ -119,7 +136,7 @@ def _list(path: Path) -> Iterator[Any]:
             return window.end()
         while True:
             row, length = window.element(decoder)
-            yield row
+            yield row, window.place(length)
             window.skip(length)
             match window.first():
                 case ",":
@@ -139,6 +156,7 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at, self._complete = "", 0, False
         self._rows = 0
+        self._position = 0  # of `_at`, in bytes of the file
 
     def _more(self, size: int = _CHUNK_BYTES) -> bool:
         """Reads on; False at the end of the file."""
@@ -146,6 +164,8 @@ class _Window:
             return False
         data = self._file.read(size)
         self._complete = not data
+        if self._position == 0 and data.startswith(codecs.BOM_UTF8):
+            self._position = len(codecs.BOM_UTF8)
         try:
             self._text = self._text[self._at :] + self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -158,13 +178,20 @@ class _Window:
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
                 self._at += 1
+                self._position += 1
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():
                 return ""
 
     def skip(self, characters: int) -> None:
+        self._position += len(self._text[self._at : self._at + characters].encode())
         self._at += characters
+
+    def place(self, characters: int) -> Place:
+        """Where the text that begins here lies in the file."""
+        data = self._text[self._at : self._at + characters].encode()
+        return Place(self._position, len(data), zlib.crc32(data))
 
     def element(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
         """The value that begins here, and how long it is."""
