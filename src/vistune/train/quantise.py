@@ -37,15 +37,14 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.kind, self.dtype = linear.in_features, linear.out_features, kind, dtype
         self.bias = linear.bias
-        self._kernels: Any = optional_import("bitsandbytes.functional", extra="qlora")
         weight = linear.weight.detach().contiguous()
         if kind == "nf4":
-            packed, state = self._kernels.quantize_4bit(weight.float(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+            packed, state = _kernels().quantize_4bit(weight.float(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
             tensors = {"scales": state.absmax, "code": state.code, "mean_scale": state.offset}
             tensors |= {"scales_of_scales": state.state2.absmax, "code_of_scales": state.state2.code}
             self._blocks_of_scales: int = state.state2.blocksize
         else:
-            packed, scales, _ = self._kernels.int8_vectorwise_quant(weight.half())
+            packed, scales, _ = _kernels().int8_vectorwise_quant(weight.half())
             tensors = {"scales": scales}
         for name, tensor in {"packed": packed, **tensors}.items():
             self.register_buffer(name, tensor)
@@ -55,7 +54,7 @@ class QuantisedLinear(nn.Module):
         packed, scales = cast(Tensor, self.packed), cast(Tensor, self.scales)
         if self.kind == "int8":
             return (packed.float() * (scales.float() / 127)[:, None]).to(self.dtype)
-        state_of = self._kernels.QuantState
+        state_of = _kernels().QuantState
         nested = state_of(absmax=self.scales_of_scales, code=self.code_of_scales, blocksize=self._blocks_of_scales, dtype=torch.float32)
         state = state_of(
             absmax=scales,
@@ -67,7 +66,7 @@ class QuantisedLinear(nn.Module):
             offset=self.mean_scale,
             state2=nested,
         )
-        return self._kernels.dequantize_4bit(packed, state)
+        return _kernels().dequantize_4bit(packed, state)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] -> [..., N] in `dtype`."""
@@ -92,6 +91,10 @@ class _WideProduct(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = grad_outputs
         return gradient @ ctx.layer.wide_weight(), None
+
+
+def _kernels() -> Any:
+    return optional_import("bitsandbytes.functional", extra="qlora")
 
 
 def quantise(model: Llava, kind: Quantisation, dtype: torch.dtype) -> None:
