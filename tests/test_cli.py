@@ -136,9 +136,9 @@ def test_an_error_of_ours_is_one_paragraph_with_its_own_exit_code(capsys: pytest
         (["chat", "--dtype", "int3", "Hi"], 2, "bfloat16"),
         (["chat", "--max-new-tokens", "0", "Hi"], 2, "greater than or equal to 1"),
         (["train"], 2, "smol_tune"),
-        (["train", "smol_tune", "--set", "optim.learning_rate=1", "--list"], 11, "optim.lr"),
-        (["train", "smol_tune", "--set", "optim.lr=fast", "--list"], 2, "optim.lr"),
-        (["train", "smol_tune", "--set", "epochs", "--list"], 2, "--set epochs=VALUE"),
+        (["train", "smol_tune", "--set", "optim.learning_rate=1", "--show"], 11, "optim.lr"),
+        (["train", "smol_tune", "--set", "optim.lr=fast", "--show"], 2, "optim.lr"),
+        (["train", "smol_tune", "--set", "epochs", "--show"], 2, "--set epochs=VALUE"),
         (["pull", "smollm"], 11, "smollm2-135m-instruct"),
         (["pull", "no/such/folder"], 13, "no/such/folder"),
         (["convert", "no-such.bin", "out.safetensors"], 2, "no-such.bin"),
@@ -200,8 +200,10 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback():
 def test_recipes_and_their_settings_are_listed(capsys: pytest.CaptureFixture[str]):
     assert run("train", "--list") == 0
     assert "llava_v1_5_7b_finetune_lora" in capsys.readouterr().out
-    assert run("train", "smol_tune", "--set", "optim.lr=3e-4", "--list") == 0
-    assert "optim.lr=0.0003\n" in capsys.readouterr().out
+    assert run("train", "--show", "smol_tune", "--set", "optim.lr=3e-4") == 0
+    shown = capsys.readouterr().out
+    assert "optim.lr=0.0003\n" in shown
+    assert "trainable=projector,lora\n    Exactly these parts change." in shown
 
 
 def test_data_check_counts_the_rows_that_cannot_be_used(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -27,11 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the public surface: names of the rooms, each imported when it is first used
     "__init__": GROUND | ROOMS | {"pull"},
     "__main__": {"cli", "errors"},
-    "cli": GROUND | ROOMS | {"cli_data", "cli_eval", "cli_model", "cli_serve", "pull", "doctor"},
+    "cli": GROUND | ROOMS | {"cli_data", "cli_eval", "cli_model", "cli_serve", "cli_train", "pull", "doctor"},
     "cli_data": GROUND | ROOMS | {"pull"},
     "cli_eval": GROUND | ROOMS | {"cli_model", "pull"},
     "cli_model": GROUND | ROOMS | {"pull"},
     "cli_serve": GROUND | {"cli_model", "serve"},
+    "cli_train": GROUND | {"doctor", "engine", "model", "train"},
     "doctor": {"pull", "journal", "errors", "speed"},
     # serve, eval, datagen and board see a ChatModel and nothing of what it is made of
     "datagen": GROUND,
@@ -50,11 +52,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Rooms and files that only talk, read and draw, and the torch-free files of the rooms that compute.
 LIGHT_ROOMS = GROUND | {"datagen", "eval", "board", "serve"}
-LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_serve", "doctor", "pull"}
+LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_serve", "cli_train", "doctor", "pull"}
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
-LIGHT_FILES += ("train/shapes.py", "train/limits.py", "train/memory.py", "train/plan.py")
+LIGHT_FILES += tuple(f"train/{name}.py" for name in ("shapes", "limits", "memory", "expected", "plan"))
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit", "fastapi", "uvicorn"}
-ON_THE_WEB = ("serve/api.py", "serve/server.py")  # they are what the extra `serve` is for; only its verb imports them
+ON_THE_WEB = ("serve/api.py", "serve/page.py", "serve/server.py")  # they are what the extra `serve` is for; only its verb imports them
 
 
 def room_of(path: Path) -> str:
@@ -146,7 +148,9 @@ def test_help_of_every_verb_loads_nothing_heavy():
             *(f"main(['eval', {verb!r}, '--help'])" for verb in eval_verbs),
         ]
     )
-    assert not loaded_by(f"from vistune.__main__ import main; main(['--help']); {runs}; main(['train', '--list'])")
+    assert not loaded_by(
+        f"from vistune.__main__ import main; main(['--help']); {runs}; main(['train', '--list']); main(['train', '--show', 'smol_tune'])"
+    )
 
 
 @pytest.mark.nightly
@@ -247,6 +251,7 @@ def test_every_error_has_an_exit_code_of_its_own_which_no_shell_uses():
     kinds = [kind for kind in all_errors(errors.VistuneError) if kind.__module__.startswith("vistune.")]
     codes = {kind.__name__: kind.exit_code for kind in kinds}
     assert len(set(codes.values())) == len(codes), codes
+    assert codes.pop("Preempted") == 128 + signal.SIGTERM  # says to the shell what the shell would say
     assert all(1 <= code < 126 for code in codes.values())
 
 

@@ -9,22 +9,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from vistune import cli_model, cli_serve
+from vistune import cli_model, cli_serve, cli_train
 from vistune.cli_data import data_app
 from vistune.cli_eval import eval_app
 from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, ModelOption, TemplateOption, TowerOption, stands_on
 from vistune.errors import UnsupportedModel, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vistune.model.llava import Llava
-    from vistune.model.processor import Processor
-    from vistune.types import Conversation
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -201,33 +194,8 @@ def datagen(
 
 # --- learning -------------------------------------------------------------------------------------------------------------------------
 
-
-@app.command()
-def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name; --list shows them.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, e.g. optim.lr=1e-4.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last complete checkpoint.")] = False,
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit; with a recipe, list its settings.")] = False,
-) -> None:
-    """Train a model by a recipe; prints the run's folder."""
-    from vistune.train.config import flat, override
-    from vistune.train.recipes import RECIPES
-    from vistune.train.recipes import recipe as recipe_named
-
-    if recipe is None:
-        if not list_recipes:
-            raise UsageError(f"Which recipe? Known: {', '.join(RECIPES)}.")
-        for name, build in RECIPES.items():
-            typer.echo(f"{name:<32} {_first_line(build)}")
-        return
-    config = override(recipe_named(recipe), _assignments(changes or []))
-    if list_recipes:
-        for name, value in flat(config).items():
-            typer.echo(f"{name}={value}")
-        return
-    from vistune.train.trainer import train as run
-
-    typer.echo(run(config, resume=resume, sampler=_sample_answers))
+app.command(name="train")(cli_train.train)
+app.command(name="plan")(cli_train.plan)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------------------------
@@ -291,34 +259,3 @@ def doctor(
 
     report = examine(measure=measure)
     typer.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if as_json else render(report))
-
-
-# --- shared ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _sample_answers(model: Llava, processor: Processor, conversations: Sequence[Conversation]) -> list[str]:
-    """What the model under training says at this moment: the trainer knows no engine, so it is handed this."""
-    import asyncio
-
-    from vistune.engine.engine import Engine
-    from vistune.types import SamplingParams
-
-    async def answers() -> list[str]:
-        with Engine(model, processor) as engine:
-            replies = (engine.generate(each, SamplingParams(max_new_tokens=64)) for each in conversations)
-            return [reply.text for reply in await asyncio.gather(*replies)]
-
-    return asyncio.run(answers())
-
-
-def _assignments(changes: list[str]) -> dict[str, str]:
-    """`["optim.lr=1e-4"]` as a mapping; the room that gets it knows the names and types."""
-    pairs = [change.partition("=") for change in changes]
-    wrong = next((name for name, equals, _ in pairs if not equals), None)
-    if wrong is not None:
-        raise UsageError(f"--set {wrong} has no value; write --set {wrong}=VALUE.")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _first_line(documented: object) -> str:
-    return (documented.__doc__ or "").strip().partition("\n")[0]

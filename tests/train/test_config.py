@@ -10,52 +10,14 @@ import pytest
 from vistune.data.datasets import DATASETS
 from vistune.errors import UnknownName, UsageError
 from vistune.model.templates import TEMPLATES
-from vistune.train.config import flat, from_json, override, to_json
+from vistune.train.config import flat, override
 from vistune.train.recipes import RECIPES, recipe
-
-# recipe: trained parts, learning rate, projector's, rows per step, epochs, dataset, template, image mode (official scripts)
-OFFICIAL = {
-    "llava_v1_pretrain": (("projector",), 2e-3, None, 128, 1.0, "llava_cc3m_595k", "plain", "square"),
-    "llava_v1_finetune": (("projector", "language_model"), 2e-5, None, 128, 3.0, "llava_instruct_158k", "vicuna_v1", "square"),
-    "llava_v1_finetune_lora": (("projector", "lora"), 2e-5, None, 128, 1.0, "llava_instruct_80k", "vicuna_v1", "square"),
-    "llava_v1_5_7b_pretrain": (("projector",), 1e-3, None, 256, 1.0, "llava_pretrain_558k", "plain", "square"),
-    "llava_v1_5_7b_finetune": (("projector", "language_model"), 2e-5, None, 128, 1.0, "llava_v1_5_mix665k", "vicuna_v1", "pad"),
-    "llava_v1_5_7b_finetune_lora": (("projector", "lora"), 2e-4, 2e-5, 128, 1.0, "llava_v1_5_mix665k", "vicuna_v1", "pad"),
-}
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_llava_recipes_have_the_numbers_of_the_official_scripts(name: str):
-    config = recipe(name)
-    found = (
-        config.trainable, config.optim.lr, config.optim.projector_lr, config.batch.conversations, config.epochs, config.data.dataset,
-        config.model.template, config.model.image_mode,
-    )  # fmt: skip
-    assert found == OFFICIAL[name]
-    assert (config.optim.weight_decay, config.optim.warmup_ratio, config.optim.schedule, config.optim.max_grad_norm) == (
-        0,
-        0.03,
-        "cosine",
-        1,
-    )
-    assert config.model.max_length == 2048
-
-
-def test_lora_ranks_are_the_official_ones():
-    assert (recipe("llava_v1_finetune_lora").lora.rank, recipe("llava_v1_finetune_lora").lora.alpha) == (64, 16)
-    assert (recipe("llava_v1_5_7b_finetune_lora").lora.rank, recipe("llava_v1_5_7b_finetune_lora").lora.alpha) == (128, 256)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_knows_its_own_name_and_survives_json(name: str):
-    config = recipe(name)
-    assert config.recipe == name
-    assert from_json(to_json(config)) == config
 
 
 def test_a_13b_recipe_differs_from_the_7b_in_its_language_model_and_places_only():
     small, large = flat(recipe("llava_v1_5_7b_finetune")), flat(recipe("llava_v1_5_13b_finetune"))
-    assert {name for name in small if small[name] != large[name]} == {"recipe", "output", "model.language_model", "model.init_from"}
+    differ = {"recipe", "output", "model.language_model", "model.init_from", "activation_checkpointing"}
+    assert {name for name in small if small[name] != large[name]} == differ
 
 
 def test_overrides_are_read_as_the_type_of_what_they_replace():

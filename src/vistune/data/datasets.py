@@ -43,6 +43,16 @@ DATASETS: dict[str, DatasetSpec] = {
     "llava_v1_5_mix665k": DatasetSpec(
         "llava_v1_5_mix665k.json", ".", 665_298, f"{_HUB}/LLaVA-Instruct-150K", "CC BY 4.0, OpenAI's terms, and those of each image set"
     ),
+    "llava_next_779k": DatasetSpec(
+        "llava_next_raw_format_processed.json",
+        ".",
+        779_289,
+        "https://huggingface.co/datasets/lmms-lab/LLaVA-NeXT-Data",
+        "OpenAI's terms, and those of each image set",
+    ),
+    "scienceqa_qcm_lea": DatasetSpec(
+        "scienceqa/llava_train_QCM-LEA.json", "scienceqa/images/train", 12_726, "https://github.com/lupantech/ScienceQA", "CC BY-NC-SA 4.0"
+    ),
     "scenes_align": DatasetSpec("scenes/align.jsonl", "scenes", None, _DRAWN, _SPRITES),
     "scenes_captions": DatasetSpec("scenes/captions.json", "scenes", None, _DRAWN, _SPRITES),
     "scenes_instruct": DatasetSpec("scenes/instruct.json", "scenes", None, _DRAWN, _SPRITES),

@@ -43,7 +43,7 @@ class Memory:
     moments: float
     """AdamW's two, in fp32."""
     copies: float
-    """Trained matrices in bf16, made anew for each forward; under sharding, the layers that are gathered."""
+    """Trained matrices in bf16, made anew for each forward; with several devices, what is gathered at one time."""
     activations: float
     """What the language model's layers keep for the backward pass."""
     logits: float
@@ -107,12 +107,8 @@ def needed_memory(
     align = config.objective == "align"
     weights = _weights(config, shape, trained, shards)
     gradients, moments = 4.0 * trained / shards, 8.0 * trained / shards
-    copies = 0.0
-    if number == 2:
-        matrices = trains_words * (language.matrices + (not language.tied) * language.head) + lora
-        copies = 2.0 * (matrices + ("projector" in config.trainable) * shape.projector.matrices)
-    if shards > 1:
-        copies = 2.0 * 3 * language.layer_matrices  # one layer computes, one is under way, one gives its gradient
+    copies = 0.0 if number == 4 else 2.0 * (trains_words * language.matrices + lora + shape.projector.matrices)
+    copies += _gathered(config, shape, shards)
     activations = 0.0 if align else _activations(config, language, forward, device)
     logits = 0.0 if align else _logits(language, forward.supervised, trains_words, number)
     projector = _projector(shape, forward, number, learns="projector" in config.trainable or "vision_tower" in config.trainable)
@@ -154,6 +150,16 @@ def _weights(config: TrainConfig, shape: ModelShape, trained: int, shards: int) 
     if "projector" not in config.trainable:
         frozen += 4.0 * shape.projector.parameters
     return frozen / (shards if config.parallel.shard == "all" else 1) + 4.0 * trained / shards
+
+
+def _gathered(config: TrainConfig, shape: ModelShape, shards: int) -> float:
+    """What FSDP has gathered at one time: the layer that computes, the next one, and all that is outside of layers, with the last one."""
+    language, trains_words = shape.language_model, "language_model" in config.trainable
+    if shards == 1 or not (trains_words or config.parallel.shard == "all"):
+        return 0.0
+    number = 4.0 if trains_words or config.precision == "fp32" else 2.0
+    tower = 4.0 * shape.tower.parameters if "vision_tower" in config.trainable else 0.0
+    return number * (3 * language.layer_matrices + language.head * (1 if language.tied else 2)) + tower
 
 
 def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device) -> float:
