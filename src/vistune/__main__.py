@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vistune.errors import OutOfMemory, SaveError, UsageError, VistuneError
+from vistune.errors import OutOfMemory, SaveError, UsageError, VistuneError, tells_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells and typer report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE: the reader of our output went away, as in `vistune … | head`
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE if isinstance(finished.__context__, BrokenPipeError) else _flushed(int(finished.code or 0))
     except KeyboardInterrupt:  # while importing: inside a verb typer turns it into SystemExit(130)
         return INTERRUPTED
-    except (VistuneError, OSError, MemoryError) as error:
+    except (VistuneError, OSError, MemoryError, RuntimeError) as error:
         explained = _explained(error)
         if debug or explained is None:
             raise
-        print(f"error: {explained}", file=sys.stderr)
+        print("error:", explained, *getattr(error, "__notes__", ()), file=sys.stderr)
         return explained.exit_code
     return 0
 
@@ -49,7 +49,7 @@ def _explained(error: BaseException) -> VistuneError | None:
     """The error as one of ours where the operating system's own words leave out the remedy; None for what must be a bug."""
     if isinstance(error, VistuneError):
         return error
-    if isinstance(error, MemoryError):
+    if tells_of_memory(error):
         return OutOfMemory("The machine ran out of memory; close other programs, or use a smaller model, batch or picture.")
     if not isinstance(error, OSError) or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
         return None

@@ -25,9 +25,13 @@
     ├── DownloadError               20   a pull that broke off or did not match its digest
     ├── MissingDependency           22   an optional package is needed; the message names the extra
     ├── Locked                      23   another process is using the folder or log
+    ├── Preempted                  143   training was asked to stop by SIGTERM or SIGUSR1, and has saved a checkpoint
     └── RemoteError                 24   a model server that could not be reached, refused, or broke off
 
-A message is one paragraph: what was found, what was expected, what to do. Exit code 1 with a traceback is a bug of ours; 130 is Ctrl-C.
+A message is one paragraph: what was found, what was expected, what to do. Exit code 1 with a traceback is a bug of ours.
+
+130 is Ctrl-C. Training then finishes its step and saves a checkpoint, as for SIGTERM; a second Ctrl-C leaves at once, and the run goes on
+from the checkpoint before. 143 is what a shell says of a process that SIGTERM ended, so whoever restarts such a one restarts ours.
 """
 
 from __future__ import annotations
@@ -163,6 +167,12 @@ class Locked(VistuneError):
     exit_code = 23
 
 
+class Preempted(VistuneError):
+    """Whoever lent the machine wants it back. The same command with `--resume` goes on as if nothing had happened."""
+
+    exit_code = 143  # 128 + SIGTERM
+
+
 class RemoteError(VistuneError):
     """What came from a model server in place of a reply.
 
@@ -188,6 +198,13 @@ class RemoteError(VistuneError):
     ):
         super().__init__(message)
         self.status, self.code, self.retry_after, self.reached, self.body = status, code, retry_after, reached, body
+
+
+def tells_of_memory(error: BaseException) -> bool:
+    """Whether an error is about memory that is not there. torch raises a kind of its own only on a GPU; on a CPU, only its words tell."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    )
 
 
 def optional_import(module: str, *, extra: str) -> ModuleType:
