@@ -48,6 +48,8 @@ bench: install  ## timings and measured quality, into benchmarks/results
 	$(BIN)/python benchmarks/data_engine.py
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype float32 --out benchmarks/results/ragged_float32.json
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt trl  # a peer of the next one
+	$(BIN)/python benchmarks/train.py --budget-minutes 90
 	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
 
 assistant: install  ## train the bundled assistant again, from its recipe (an hour to an hour and a half on two cores)
