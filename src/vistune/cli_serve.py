@@ -27,6 +27,7 @@ def serve(
     max_images: Annotated[int, typer.Option(min=0, help="Pictures in one request, at most.")] = 16,
     max_body: Annotated[int, typer.Option(min=1, max=1024, metavar="MIB", help="Largest request, in MiB.")] = 32,
     grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="On shutdown, how long replies may take to finish.")] = 30.0,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the web chat at / as well.")] = True,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")] = False,
     base: BaseOption = None,
     vision_tower: TowerOption = None,
@@ -34,7 +35,7 @@ def serve(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a model to OpenAI's clients, at http://127.0.0.1:8000/v1.
+    """Serve a model to the browser, at http://127.0.0.1:8000/, and to OpenAI's clients, at http://127.0.0.1:8000/v1.
 
     Needs pip install 'vistune[serve]'. Only this machine reaches it unless --host says otherwise, and then a key is needed.
     """
@@ -51,7 +52,13 @@ def serve(
         hosts=server.allowed_hosts(host, keys, allow_host or ()),
         limits=RequestLimits(body_bytes=max_body << 20, max_tokens=max_tokens, images=max_images),
         max_queue=max_queue,
+        page=page,
     )
+
+    def announce(address: str) -> None:
+        chat = f"Chat in the browser at {address.removesuffix('v1')} · " if page else ""
+        typer.echo(f"{chat}Serving {model} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True)
+
     with cli_model.loaded_model(
         model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
     ) as engine:
@@ -61,9 +68,7 @@ def serve(
             host=host,
             port=port,
             grace_seconds=grace,
-            announce=lambda address: typer.echo(
-                f"Serving {model} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True
-            ),
+            announce=announce,
         )
 
 

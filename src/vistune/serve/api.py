@@ -4,6 +4,7 @@
     GET  /health/ready       it takes requests: 503 while shutting down
     GET  /v1/models          what is served; /v1/models/NAME one of it
     POST /v1/chat/completions
+    GET  /                   the web chat and its files (page.py)
 
     edge ─► key, per route ─► gate (429) ─► body (413, 408) ─► schemas (400) ─► a place at the model ─► answer or events
 
@@ -30,6 +31,7 @@ from vistune.serve.edge import Application, Edge, Receive, RequestLog, Scope, Se
 from vistune.serve.failures import ApiError, explained, internal_error
 from vistune.serve.gate import Gate
 from vistune.serve.keys import ApiKeys
+from vistune.serve.page import page_router
 from vistune.serve.replies import ClientGone, draw, unless_gone
 from vistune.serve.schemas import ChatRequest, RequestLimits, read_request, too_large
 from vistune.types import Delta, Reply
@@ -51,6 +53,8 @@ class Settings:
     """How long a client may take to send its request."""
     reply_seconds: float = 600.0
     """How long a reply may take, the wait in the queue included."""
+    page: bool = True
+    """Whether the web chat is served too."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None
     app.include_router(_health(house))
     app.include_router(_models(house))
     app.include_router(_chat(house))
+    if settings.page:
+        app.include_router(page_router())
     for kind in (ApiError, VistuneError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_to)
     return Edge(app, hosts=settings.hosts), gate

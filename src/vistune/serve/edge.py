@@ -90,7 +90,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 entry.status = message["status"]
                 ours = {b"x-request-id": entry.id.encode(), b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
-                message["headers"] = [*message.get("headers", ()), *ours.items()]
+                said = dict(message.get("headers", ()))  # what a route says itself stands: the page's files may be kept
+                message["headers"] = [*message.get("headers", ()), *((name, value) for name, value in ours.items() if name not in said)]
             await send(message)
 
         try:
@@ -109,11 +110,15 @@ class Edge:
             entry.write()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        entry = log_of(scope)
         if self._hosts is not None and _host(scope) not in self._hosts:
-            entry = log_of(scope)
             entry.code = "unknown_host"
             text = "This server does not go by the name in the Host header. Start it with --allow-host NAME, or use its address."
             await send_error(ApiError(421, entry.code, text), send)
+        elif self._hosts is not None and _foreign_origin(scope):
+            entry.code = "foreign_origin"
+            text = "A page of another site sent this request. Behind a reverse proxy, have it pass the Host header on as it came."
+            await send_error(ApiError(403, entry.code, text), send)
         else:
             await self._app(scope, receive, send)
 
@@ -125,6 +130,17 @@ async def send_error(error: ApiError, send: Send) -> None:
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _foreign_origin(scope: Scope) -> bool:
+    """Whether a page of another place sent this: browsers say where a page came from, programs say nothing.
+
+    Without keys the browser of whoever runs the server is all that stands between its pages and the model. Where there are keys, a page of
+    another place has none.
+    """
+    sent = {name.lower(): value for name, value in scope["headers"] if name.lower() in (b"origin", b"host")}
+    origin = sent.get(b"origin")
+    return origin is not None and origin.lower().partition(b"://")[2] != sent.get(b"host", b"").lower()
 
 
 def _host(scope: Scope) -> str:
