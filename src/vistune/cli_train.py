@@ -153,7 +153,7 @@ def _meanings() -> dict[str, str]:
 
 def _device(gpu: Gpu | None, config: TrainConfig) -> DeviceSpec:
     """The published device of that name; or this machine's GPU; or its CPU, whose speed is measured now."""
-    from vistune.train.plan import DEVICES, DeviceSpec, published_device
+    from vistune.train.plan import DEVICES, this_device
 
     if gpu is not None and gpu != "cpu":
         return DEVICES[gpu]
@@ -161,12 +161,11 @@ def _device(gpu: Gpu | None, config: TrainConfig) -> DeviceSpec:
 
     from vistune.doctor import describe_machine
 
-    uses_cuda = gpu is None and config.device != "cpu" and torch.cuda.is_available()
-    if not uses_cuda:
-        memory = describe_machine(ask_torch=False).memory_bytes
-        return _measured(config, DeviceSpec("cpu", "cpu", None if memory is None else float(memory), 0, 0))
-    name, memory = torch.cuda.get_device_name(), float(torch.cuda.get_device_properties(0).total_memory)
-    return published_device(name, memory) or _measured(config, DeviceSpec(name, "cuda", memory, 0, 0))
+    if gpu is None and config.device != "cpu" and torch.cuda.is_available():
+        device = this_device("cuda")
+        return device if device.flops_bf16 else _measured(config, device)
+    memory = describe_machine(ask_torch=False).memory_bytes
+    return _measured(config, replace(this_device("cpu"), memory=None if memory is None else float(memory)))
 
 
 def _measured(config: TrainConfig, device: DeviceSpec) -> DeviceSpec:

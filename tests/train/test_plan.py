@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from vistune.__main__ import main
+from vistune.data.planner import RowSize
 from vistune.data.validate import ROW, Manifest
 from vistune.errors import OutOfMemory, UnknownName, UsageError
-from vistune.train.config import TrainConfig, override
+from vistune.train.config import override
 from vistune.train.expected import MIXTURES, expected_model, expected_rows
 from vistune.train.limits import SampleSize
 from vistune.train.memory import GIB, largest_forward
-from vistune.train.plan import DEVICES, DeviceSpec, check_fits, make_plan, published_device
+from vistune.train.plan import DEVICES, DeviceSpec, check_fits, make_plan, published_device, this_device
 from vistune.train.recipes import recipe
 
 H100, SMALL = DEVICES["h100"], DEVICES["a100-40"]
@@ -120,13 +121,15 @@ def test_the_largest_forward_is_filled_to_the_budget_or_is_the_longest_row():
     assert largest_forward(sizes, 200).lengths == (300,)
 
 
-def test_a_run_that_begins_is_checked_with_its_own_rows(config: TrainConfig):
+def test_a_run_that_begins_is_checked_with_its_own_rows():
     full = recipe("llava_v1_5_7b_finetune")
-    model = expected_model(full.model).config
-    sizes = [SampleSize(838, 144, 576, 1)] * 500
-    assert check_fits(full, model, sizes, memory=None, kind="cpu").fits
-    with pytest.raises(OutOfMemory, match="this device has 79"):
-        check_fits(full, model, sizes, memory=79 * GIB)
+    model, rows = expected_model(full.model).config, [RowSize(838, 1)] * 50
+    plan = check_fits(full, model, rows, 500, this_device("cpu"))
+    assert plan.fits
+    assert plan.hours is None
+    assert plan.summary().startswith("500 rows, 4 steps of about 107,264 tokens; 6.76 billion of 7.06 billion weights learn; about 1")
+    with pytest.raises(OutOfMemory, match="and h100 has 79"):
+        check_fits(full, model, rows, 500, H100)
 
 
 def test_every_published_mixture_belongs_to_a_dataset():

@@ -148,7 +148,7 @@ class ExpectedRows:
     source: str
 
 
-_SUPERVISED = 0.55
+TAUGHT = 0.55
 """The share of a conversation's text tokens that is learned."""
 
 
@@ -160,7 +160,7 @@ class Subset:
     mean: float
     sigma: float
     pictures: bool = True
-    supervised: float = _SUPERVISED
+    supervised: float = TAUGHT
 
 
 _CAPTIONS = (Subset(1, 16, 0.3, supervised=0.95),)
@@ -227,7 +227,7 @@ def _checked(config: TrainConfig, model: ModelConfig) -> ExpectedRows | None:
     for row in _some(manifest.table):
         tokens, views = int(row["tokens"]), int(row["images"])
         seen = min(tokens - 2, round(_visual(config, model)[0] * views / _visual(config, model)[1]))
-        sizes.append(SampleSize(tokens, max(1, round(_SUPERVISED * (tokens - seen))), seen, views))
+        sizes.append(SampleSize(tokens, max(1, round(TAUGHT * (tokens - seen))), seen, views))
     return ExpectedRows(len(manifest.table) - config.data.validation_rows, tuple(sizes), f"{config.output}/data.json, checked before")
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: a line of numbers per step, a progress bar, and the loss curve as a picture.
+"""What a run tells while it runs: a line of numbers per step, a progress bar, how near to the machine's limit it is.
 
 `metrics.jsonl` has one object per optimizer step (`loss`, `learning_rate`, `gradient_norm`, `tokens_per_second`, ...) and, between them,
 those of validations (`validation_loss`). Floats are written in full, so two runs can be compared bit for bit.
@@ -6,8 +6,11 @@ those of validations (`validation_loss`). Floats are written in full, so two run
 
 from __future__ import annotations
 
-import io
 import json
+import resource
+import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,13 +18,28 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from vistune.data.planner import RowSize
+from vistune.errors import optional_import
 from vistune.journal import atomic_write
+from vistune.model.config import ModelConfig
+from vistune.train.config import Precision, TrainConfig
+from vistune.train.curve import draw_loss_curve  # noqa: F401
+from vistune.train.limits import Attainable, SampleSize, align_flops, floor_seconds, measure_attainable, step_bytes, step_flops
+from vistune.train.memory import GIB
+from vistune.train.shapes import LanguageShape, model_shape
 
 
 class MetricsLog:
-    """`metrics.jsonl`, appended to line by line. Going on from a step first drops the lines after it: they will be lived again."""
+    """`metrics.jsonl`, appended to line by line. Going on from a step first drops the lines after it: they will be lived again.
 
-    def __init__(self, path: Path, *, resume_step: int = 0):
+    Args:
+        tensorboard: write the rows as TensorBoard events too, into `tensorboard/` beside the file.
+
+    Raises MissingDependency for `tensorboard` without that package.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int = 0, tensorboard: bool = False):
+        self._events = _events(path.parent / "tensorboard", resume_step) if tensorboard else None
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a", encoding="utf-8")
@@ -29,9 +47,22 @@ class MetricsLog:
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        if self._events is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, float(value), int(row["step"]))
 
     def close(self) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _events(folder: Path, resume_step: int) -> Any:
+    optional_import("tensorboard", extra="tensorboard")
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -42,40 +73,67 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def draw_loss_curve(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draws training and validation loss over steps as a PNG."""
-    import matplotlib
+class Meter:
+    """Says of each step how near to the limit it came, and how much memory is in use.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    The limit is arithmetic (`limits.py`) at the speed that this device has at products of this model's own shapes, measured once.
 
-    training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    if training:
-        steps, losses = zip(*training, strict=True)
-        axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1, label="training, each step")
-        axes.plot(steps, _smoothed(losses), color="tab:blue", label="training, smoothed")
-    if validation:
-        axes.plot(*zip(*validation, strict=True), color="tab:orange", marker="o", markersize=4, label="validation")
-    axes.set(xlabel="optimizer step", ylabel="loss per token", title=title)
-    if training or validation:
-        axes.legend()
-    axes.grid(alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    pyplot.close(figure)
-    atomic_write(path, drawn.getvalue())
+    Args:
+        device: "cpu" or "cuda", of this process.
+        processes: that share each step.
+    """
+
+    def __init__(self, config: TrainConfig, model: ModelConfig, device: str, *, processes: int = 1, cached: bool = False):
+        self.config, self.shape, self.device, self.processes, self.cached = config, model_shape(model), device, processes, cached
+        self.attainable = _attainable(self.shape.language_model, config.precision, device)
+
+    def read(self, rows: Sequence[RowSize], supervised: float, seconds: float) -> dict[str, float]:
+        """`of_limit` (the least time of such a step over the time that it took) and `memory_gib`, for the step's row of metrics.
+
+        Args:
+            rows: of the whole step, over all processes.
+            supervised: tokens that were learned from, in all of them.
+        """
+        return {"of_limit": self._floor(rows, supervised) / seconds, "memory_gib": memory_in_use(self.device) / GIB}
+
+    def _floor(self, rows: Sequence[RowSize], supervised: float) -> float:
+        config, shape, cached = self.config, self.shape, float(self.cached)
+        if config.objective == "align":
+            flops = align_flops(shape, sum(row.images for row in rows), cached=cached).total
+            weight_bytes = 0.0
+        else:
+            share = supervised / max(1, sum(row.tokens for row in rows))
+            tokens = shape.tower.tokens
+            sizes = [SampleSize(row.tokens, round(share * row.tokens), row.images * tokens, row.images) for row in rows]
+            flops = step_flops(shape, sizes, config.trainable, lora_rank=config.lora.rank, cached=cached).total
+            weight_bytes = step_bytes(shape, config.trainable)[0]
+        optimizer_bytes = step_bytes(shape, config.trainable, lora_rank=config.lora.rank)[1]
+        return floor_seconds(flops / self.processes, weight_bytes, optimizer_bytes / self.processes, self.attainable)
 
 
-def _smoothed(losses: tuple[float, ...], memory: float = 0.95) -> list[float]:
-    """Exponential average without the bias towards its start."""
-    average, weight, smooth = 0.0, 0.0, []
-    for loss in losses:
-        average = memory * average + (1 - memory) * loss
-        weight = memory * weight + (1 - memory)
-        smooth.append(average / weight)
-    return smooth
+@cache
+def _attainable(shape: LanguageShape, number: Precision, device: str) -> Attainable:
+    return measure_attainable(shape, number, device=device, tokens=512, megabytes=32, repeats=3)
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: the most that a GPU's allocator held since the process began, or the most that was resident of a process on a CPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def note_of(row: dict[str, float]) -> str:
+    """What the progress bar says of a step."""
+    if "loss" not in row:
+        return "step left out"
+    parts = [f"loss {row['loss']:.3f}", f"{row['tokens_per_second']:.0f} tokens/s"]
+    if "of_limit" in row:
+        parts += [f"{row['of_limit']:.0%} of the limit", f"{row['memory_gib']:.1f} GiB"]
+    return " · ".join(parts)
 
 
 class Display:

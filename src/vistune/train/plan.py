@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from vistune.data.planner import RowSize
 from vistune.errors import OutOfMemory, UsageError
 from vistune.model.config import ModelConfig
 from vistune.train.config import TrainConfig, override
-from vistune.train.expected import ExpectedRows, expected_model, expected_rows
+from vistune.train.expected import TAUGHT, ExpectedRows, expected_model, expected_rows
 from vistune.train.limits import SampleSize, align_flops, recomputed_flops, step_flops, trained_parameters
 from vistune.train.memory import GIB, Device, Forward, Memory, largest_forward, needed_memory
 from vistune.train.shapes import ModelShape, model_shape
@@ -54,6 +55,16 @@ def published_device(name: str, memory: float) -> DeviceSpec | None:
     return replace(known, name=name, memory=memory)
 
 
+def this_device(kind: Device) -> DeviceSpec:
+    """This machine's GPU, or its CPU; of a speed of 0 where that is in no table. Loads torch."""
+    if kind == "cpu":
+        return DeviceSpec("this CPU", "cpu", None, 0.0, 0.0)
+    import torch
+
+    name, memory = torch.cuda.get_device_name(), float(torch.cuda.get_device_properties().total_memory)
+    return published_device(name, memory) or DeviceSpec(name, "cuda", memory, 0.0, 0.0)
+
+
 SPARE = 0.95
 """The share of a device's memory that a plan may use: it is right within 10 % or so, and mostly on the high side."""
 
@@ -86,9 +97,10 @@ class Plan:
         return self.device.memory is None or self.memory.peak <= SPARE * self.device.memory
 
     @property
-    def hours(self) -> float:
+    def hours(self) -> float | None:
+        """None where nobody knows the device's speed."""
         flops = self.device.flops_bf16 if self.config.precision == "bf16" else self.device.flops_fp32
-        return (self.useful_flops + self.recomputed_flops) / (flops * self.efficiency * self.gpus) / 3600
+        return (self.useful_flops + self.recomputed_flops) / (flops * self.efficiency * self.gpus) / 3600 if flops else None
 
     def refuse_unless_it_fits(self) -> None:
         """Raises OutOfMemory, naming what would fit, for a run that does not."""
@@ -107,7 +119,8 @@ class Plan:
         devices = f"{self.gpus} x {self.device.name}" if self.gpus > 1 else self.device.name
         return (
             f"{self.rows.rows:,} rows, {self.steps:,} steps of about {self.tokens_per_step:,.0f} tokens; {_count(self.trained)} of "
-            f"{_count(self.parameters)} weights learn; about {_gib(self.memory.peak)} on {devices}, {_hours(self.hours)}"
+            f"{_count(self.parameters)} weights learn; about {_gib(self.memory.peak)} on {devices}"
+            + (f", {_hours(self.hours)}" if self.hours is not None else "")
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -150,7 +163,7 @@ class Plan:
             ("device", f"{self.gpus} x {self.device.name}, {_flop(speed)}/s in {config.precision} ({origin})"),
             ("hours", f"{_hours(self.hours)} at {self.efficiency:g} of that; {work}"),
         ]
-        if price is not None:
+        if price is not None and self.hours is not None:
             lines.append(("cost", f"{price * self.hours * self.gpus:,.2f} at {price:g} for a device and hour"))
         text = "\n".join(f"{name:<8} {value}" for name, value in lines)
         parts = [(each.name, getattr(memory, each.name)) for each in fields(Memory) if each.name not in ("peak", "rows")]
@@ -203,21 +216,24 @@ def make_plan(
     return plan if plan.fits else _with_remedies(plan)
 
 
-def check_fits(
-    config: TrainConfig, model: ModelConfig, sizes: Sequence[SampleSize], *, memory: float | None, kind: Device = "cuda", gpus: int = 1
-) -> Plan:
+def check_fits(config: TrainConfig, model: ModelConfig, rows: Sequence[RowSize], count: int, device: DeviceSpec, *, gpus: int = 1) -> Plan:
     """The plan of a run that is about to begin, from its own model and rows.
 
     Args:
-        sizes: of all its rows (or of many of them, in any order).
-        memory: bytes that the device has; None for a CPU, on which nothing is refused.
+        rows: the sizes of some hundred of its rows, evenly from all.
+        count: how many there are.
+        device: `this_device`; on a CPU nothing is refused, it only becomes slow.
 
     Raises OutOfMemory for what cannot fit, naming the settings with which it would.
     """
-    known = DEVICES["h100"]
-    device = DeviceSpec("this device" if memory is not None else "this CPU", kind, memory, known.flops_bf16, known.flops_fp32)
-    few = tuple(sizes[:: max(1, len(sizes) // 1024)])
-    plan = make_plan(config, device, gpus=gpus, model=model, found=ExpectedRows(len(sizes), few, "the rows of this run"))
+    shape = model_shape(model)
+    sizes = [
+        SampleSize(row.tokens, max(1, round(TAUGHT * (row.tokens - seen))), seen, row.images)
+        for row in rows
+        for seen in [min(row.tokens - 1, row.images * shape.tower.tokens)]
+    ]
+    found = ExpectedRows(count, tuple(sizes), "the rows of this run")
+    plan = make_plan(config, device, gpus=gpus, model=model, found=found)
     plan.refuse_unless_it_fits()
     return plan
 
@@ -367,7 +383,9 @@ def _flop(value: float) -> str:
     return _scaled(value, iter(("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP", "YFLOP")))
 
 
-def _hours(hours: float) -> str:
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
     if hours >= 48:
         return f"{hours:.0f} hours ({hours / 24:.1f} days)"
     return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.0f} seconds"
