@@ -96,8 +96,7 @@ class Llava(nn.Module):
     @_steady_inference
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Features of the vision tower, [V, 3, H, W] -> [V, P, Dv]. A frozen tower records nothing for the backward pass."""
-        frozen = not any(parameter.requires_grad for parameter in self.vision_tower.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(self.vision_tower)):
             return self.vision_tower(pixel_values)
 
     @_steady_inference
@@ -117,9 +116,33 @@ class Llava(nn.Module):
             )
         projected = self._projected(features.to(_dtype_of(self.multi_modal_projector)))  # [V, P, D]
         if all(layout.views == 1 and not layout.newline for layout in layouts):
-            return projected.flatten(0, 1)
+            return self._tied_to_projector(projected.flatten(0, 1))
         pieces = projected.split([layout.views for layout in layouts])
-        return torch.cat([self._merge(views, layout) for views, layout in zip(pieces, layouts, strict=True)])
+        return self._tied_to_projector(torch.cat([self._merge(views, layout) for views, layout in zip(pieces, layouts, strict=True)]))
+
+    def _no_image_embeddings(self) -> Tensor | None:
+        """[0, D] where something learns to see, else None: a forward without a picture has a gradient for that too, of zeros."""
+        if not torch.is_grad_enabled():
+            return None
+        if not _learns(self.vision_tower):
+            nothing = torch.zeros(0, int(self.config.text_config["hidden_size"]), device=self.device)
+            return self._tied_to_projector(nothing) if _learns(self.multi_modal_projector) else None
+        size = self.config.image.size
+        blank = self.encode_images(torch.zeros(1, 3, size, size, device=self.device))
+        projected = self._projected(blank.to(_dtype_of(self.multi_modal_projector)))
+        return self._tied_to_projector(projected.flatten(0, 1)[:0])
+
+    def _tied_to_projector(self, embeddings: Tensor) -> Tensor:
+        """The same embeddings, tied to every weight of the projector and the newline that learns: not every picture needs all of them.
+
+        Processes that train together add up their gradients weight by weight, and would wait for one that is missing.
+        """
+        parameters = [*self.multi_modal_projector.parameters()] + ([] if self.image_newline is None else [self.image_newline])
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        if not learning or not torch.is_grad_enabled():
+            return embeddings
+        no_rows = [parameter.flatten()[:0, None].expand(0, embeddings.shape[1]).to(embeddings.dtype) for parameter in learning]
+        return torch.cat([embeddings, *no_rows])
 
     def _projected(self, features: Tensor) -> Tensor:
         projector, tower = self.multi_modal_projector, self.vision_tower
@@ -159,7 +182,7 @@ class Llava(nn.Module):
         Raises ImageCountError if there are more or fewer placeholders than visual tokens.
         """
         placeholders = batch.image_mask.nonzero().squeeze(1)
-        image_embeds = self.image_embeddings(batch) if batch.views else None
+        image_embeds = self.image_embeddings(batch) if batch.views else self._no_image_embeddings()
         visual_tokens = 0 if image_embeds is None else image_embeds.shape[0]
         if visual_tokens != placeholders.shape[0]:
             raise ImageCountError(
@@ -231,6 +254,10 @@ class Llava(nn.Module):
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _ascending(rows: list[int]) -> list[int]:

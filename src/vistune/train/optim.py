@@ -1,15 +1,17 @@
 """Which parameters learn, how fast, and when: parameter groups, schedule, clipping.
 
-Groups as in the official trainer: (decay, no decay) × (projector, the rest). Everything trained is fp32; fused AdamW updates it in one
-pass.
+Groups as in the official trainers: (decay, no decay) × (projector, vision tower, the rest). Everything trained is fp32; fused AdamW
+updates it in one pass, also where each process holds a shard of it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vistune.train.config import OptimConfig
 
@@ -24,25 +26,25 @@ def is_projector(name: str) -> bool:
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient. Each group remembers its own peak learning rate as `peak_lr`."""
     no_decay = _names_without_decay(model)
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((is_projector(name), name in no_decay), []).append(parameter)
-    projector_lr = config.lr if config.projector_lr is None else config.projector_lr
+            groups.setdefault((_peak_lr(name, config), name in no_decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "peak_lr": projector_lr if projector else config.lr,
-                "weight_decay": 0.0 if undecayed else config.weight_decay,
-            }
-            for (projector, undecayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+            {"params": parameters, "peak_lr": peak_lr, "weight_decay": 0.0 if undecayed else config.weight_decay}
+            for (peak_lr, undecayed), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
         lr=config.lr,
         betas=config.betas,
         eps=config.epsilon,
         fused=True,
     )
+
+
+def _peak_lr(name: str, config: OptimConfig) -> float:
+    own = {"projector": config.projector_lr, "vision_tower": config.tower_lr}.get("projector" if is_projector(name) else name.split(".")[0])
+    return config.lr if own is None else own
 
 
 def _names_without_decay(model: nn.Module) -> set[str]:
@@ -75,3 +77,9 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> float
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return max(group["lr"] for group in optimizer.param_groups)
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scales all gradients down so that their common norm is at most `max_norm`; returns what it was, over all processes' shards."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

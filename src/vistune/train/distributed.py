@@ -1,0 +1,286 @@
+"""The processes that train together, and what they divide among them: torchrun starts them, FSDP2 does the rest.
+
+    torchrun --nproc-per-node 8 -m vistune train RECIPE ...
+
+Every process takes the same steps, each on its own part of the step's rows. Which rows these are and what the loss is does not depend on
+how many processes there are. What learns is divided: each process holds, updates and saves its shard of the weights and of the optimizer's
+moments. What is frozen each process holds whole, or it is divided as well (`parallel.shard=all`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from vistune.errors import UsageError, VistuneError, WorkerError
+from vistune.model.llava import Llava
+from vistune.train.config import TrainConfig
+
+Result = TypeVar("Result")
+
+_PATIENCE = timedelta(hours=24)
+"""For what the first process does while the others wait: checking a million pictures, digesting a large checkpoint. If it dies they know at
+once, for its connections close; `parallel.timeout` is for the steps, in which all have the same to do."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that share the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None
+    """For words, on the CPU; None for a process alone."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes what is written once: metrics, samples, the model."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes. The tensor itself is left as it is."""
+        if self.group is None:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so: what one decides by its own clock, memory or signals, all have to do alike."""
+        return bool(self.sum(torch.tensor(float(flag))))
+
+    def on_main(self, act: Callable[[], Result]) -> Result:
+        """What `act` returns or raises in the first process, in all of them; only the first calls it."""
+        if self.group is None:
+            return act()
+        outcome: list[Any] = [None, None]
+        raised: Exception | None = None
+        if self.main:
+            try:
+                outcome[0] = act()
+            except Exception as error:
+                raised, kind = error, type(error) if isinstance(error, VistuneError | OSError) else WorkerError
+                outcome[1] = (kind, error.args if isinstance(error, OSError) else (str(error) or type(error).__name__,))
+        dist.broadcast_object_list(outcome, src=0, group=self.group)
+        if raised is not None:
+            raise raised
+        if outcome[1] is not None:
+            kind, words = outcome[1]
+            raise kind.__new__(kind, *words)  # not called: some errors of ours write their message themselves
+        return cast(Result, outcome[0])
+
+    def agree(self, words: Mapping[str, str]) -> None:
+        """Raises UsageError, in all processes, if these words are not the same in all of them, or their random numbers are not."""
+        if self.group is None:
+            return
+        own = {**words, "random numbers": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()}
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, own, group=self.group)
+        differing = sorted({name for other in found for name in found[0].keys() | other.keys() if other.get(name) != found[0].get(name)})
+        if differing:
+            raise UsageError(
+                f"The {self.size} processes of this run differ in: {', '.join(differing)}. Start all of them with the same command, on "
+                "machines with the same files."
+            )
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Runs a block in the first process and then in the others, which find on disk what it left. Its error is one for all."""
+        if not self.main:
+            self.on_main(lambda: None)
+            yield
+            return
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        self.on_main(partial(_raise, failed))
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def start_world(config: TrainConfig) -> Iterator[World]:
+    """Joins the processes that torchrun started, until the block ends; a process that was started alone stays alone.
+
+    Raises:
+        UsageError: the processes do not fit the config or this machine; every process of the machine says so.
+        WorkerError: while the block ran, another process died, or was silent for `parallel.timeout` seconds.
+    """
+    joined = dist.is_initialized()
+    size = dist.get_world_size() if joined else int(os.environ.get("WORLD_SIZE", "1"))
+    _check(config, size)
+    if size == 1:
+        yield World(0, 1, _device(config.device, 0))
+        return
+    try:
+        rank = dist.get_rank() if joined else int(os.environ["RANK"])
+        local_rank = int(os.environ.get("LOCAL_RANK", "0") if joined else os.environ["LOCAL_RANK"])
+    except KeyError as error:
+        raise UsageError(f"WORLD_SIZE is set to {size}, but {error} is not: several processes are started by torchrun.") from None
+    device = _device(config.device, local_rank)
+    if not joined:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=config.parallel.timeout))
+    # Broken connections are not waited for when this process is about to end by an error.
+    ended_well = False
+    try:
+        yield World(rank, size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        ended_well = True
+    except RuntimeError as error:
+        if not _tells_of_others(error):
+            raise
+        raise WorkerError(
+            f"Another process of this run ended, or was silent for parallel.timeout={config.parallel.timeout:g} seconds; its own messages "
+            f"say why. The run goes on from its last checkpoint (--resume) with any number of processes. ({str(error).splitlines()[0]})"
+        ) from error
+    finally:
+        if not joined and (ended_well or device.type == "cpu"):
+            dist.destroy_process_group()
+
+
+def _tells_of_others(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        sign in text for sign in ("gloo", "nccl", "closed by peer", "reset by peer", "timed out waiting")
+    )
+
+
+def _check(config: TrainConfig, size: int) -> None:
+    """Refuses, in all processes alike and before they wait for each other, what could not work or would be in vain."""
+    replicas = config.parallel.replicas
+    if replicas < 1 or size % replicas:
+        raise UsageError(
+            f"parallel.replicas={replicas} does not divide the {size} processes of this run into groups of one size. Set it to the number "
+            "of nodes, or to 1."
+        )
+    if size > config.batch.conversations:
+        raise UsageError(
+            f"{size} processes share steps of batch.conversations={config.batch.conversations}, so some would have nothing to do. Start "
+            "fewer processes, or make the batch larger (which makes it another run)."
+        )
+    if config.parallel.timeout <= 0:
+        raise UsageError(f"parallel.timeout={config.parallel.timeout:g} leaves no time to wait in; 600 seconds are the default.")
+    if size > 1 and config.objective == "align" and config.trainable != ("projector",):
+        raise UsageError(
+            f"The align objective runs on several processes only if the projector alone learns, not {', '.join(config.trainable)}. Set "
+            "trainable=projector, or start one process."
+        )
+    if size > 1 and config.parallel.shard == "all" and config.model.quantise != "none":
+        raise UsageError(
+            f"model.quantise={config.model.quantise} with parallel.shard=all is not tested and so refused. Set parallel.shard=trained: "
+            "each process then holds the quantised language model whole."
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if size > 1 and _device(config.device, 0).type == "cuda" and here > torch.cuda.device_count():
+        raise UsageError(
+            f"torchrun started {here} processes on this machine, which has {torch.cuda.device_count()} GPUs. Give it --nproc-per-node "
+            f"{torch.cuda.device_count()}, or set device=cpu."
+        )
+
+
+def _device(choice: str, local_rank: int) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+# --- Dividing a model ------------------------------------------------------------------------------------------------------------------
+
+
+def parallelize(model: Llava, config: TrainConfig, world: World) -> Llava:
+    """Divides the weights of `model` among the processes, in place; it is then run by `loss` alone (for align: by its projector).
+
+    Every decoder layer is gathered when its turn comes and let go of afterwards. All else is gathered once a forward: the last layer too,
+    because its parts are run one by one (`ragged.pruned_layer`), and the head, whose weight the loss reads.
+
+    Returns a model of the same weights for what needs them in one piece, `gathered` fills it: it shares what is not divided, and is empty
+    of what is. A process alone gets `model` itself back.
+    """
+    if world.group is None:
+        return model
+    whole = _twin(model)
+    mesh = _mesh(config.parallel.replicas, world)
+    held = {parameter for name, parameter in model.named_parameters() if _is_held_whole(name, parameter, config)}
+    divided = [parameter for parameter in model.parameters() if parameter not in held]
+    if config.objective == "align":
+        fully_shard(model.multi_modal_projector, mesh=mesh, ignored_params=held)
+        for entrance in ("read", "content"):
+            if hasattr(model.multi_modal_projector, entrance):
+                register_fsdp_forward_method(model.multi_modal_projector, entrance)
+    else:
+        for layer in model.causal_lm.model.layers[:-1]:
+            if not held.issuperset(layer.parameters()):
+                fully_shard(layer, mesh=mesh, ignored_params=held)
+        fully_shard(model, mesh=mesh, ignored_params=held)
+        register_fsdp_forward_method(model, "loss")
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss of each process is already divided by what all of them count, so gradients are summed and not averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    for parameter in divided:
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+    return whole
+
+
+def _is_held_whole(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
+    """A frozen tower and projector always are: they are small, and the tower is also run outside of the loss, when features are cached."""
+    return not parameter.requires_grad and (config.parallel.shard == "trained" or not name.startswith("language_model."))
+
+
+def _mesh(replicas: int, world: World) -> DeviceMesh:
+    if replicas == 1:
+        return init_device_mesh(world.device.type, (world.size,))
+    return init_device_mesh(world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicas", "shards"))
+
+
+def _twin(model: Llava) -> Llava:
+    """A second set of modules over the same tensors, run as they are: without compilation or checkpointing of activations."""
+    tensors = (*model.parameters(), *model.buffers())
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for module in twin.modules():
+        module.__dict__.pop("forward", None)  # what was put there runs the modules of the first set
+    return twin
+
+
+@contextmanager
+def gathered(model: Llava, whole: Llava, world: World, device: torch.device) -> Iterator[None]:
+    """Fills `whole` with the divided weights of `model`, on `device`, while the block runs, in the first process; the others help.
+
+    One weight is gathered at a time, so a GPU never needs room for more than one beside what it holds.
+    """
+    places = dict(whole.named_parameters())
+    filled: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor):
+            full = parameter.detach().full_tensor()
+            if world.main:
+                places[name].data = full.to(device)
+                filled.append(places[name])
+    try:
+        yield
+    finally:
+        for parameter in filled:
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
