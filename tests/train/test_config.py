@@ -7,11 +7,9 @@ import sys
 
 import pytest
 
-from vistune.data.datasets import DATASETS
 from vistune.errors import UnknownName, UsageError
-from vistune.model.templates import TEMPLATES
 from vistune.train.config import flat, override
-from vistune.train.recipes import RECIPES, recipe
+from vistune.train.recipes import recipe
 
 
 def test_a_13b_recipe_differs_from_the_7b_in_its_language_model_and_places_only():
@@ -52,9 +50,3 @@ def test_an_unknown_recipe_lists_the_known_ones():
 def test_listing_recipes_loads_no_torch():
     code = "import sys, vistune.train.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_names_a_dataset_and_a_template_that_exist(name: str):
-    assert recipe(name).data.dataset in DATASETS
-    assert recipe(name).model.template in TEMPLATES
