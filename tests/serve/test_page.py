@@ -131,14 +131,48 @@ def test_where_there_are_keys_the_key_decides_and_not_the_place():
 # --- no other way to a file ---------------------------------------------------------------------------------------------------------------
 
 CLIMBS = [
-    "/web/../api.py", "/web/..%2fapi.py", "/web/%2e%2e/api.py", "/web/%2e%2e%2fapi.py", "/web/..%5capi.py", "/web/....//api.py", "//etc/passwd",
-    "/web//etc/passwd", "/web/%2fetc%2fpasswd", "/file=/etc/passwd", "/file=..%2f..%2fetc%2fpasswd", "/file/etc/passwd", "/C:/windows/win.ini",
-    "/web/C:%5Cwindows%5Cwin.ini", "/web/%00", "/web/app.js%00.html", "/web/app.js/", "/web/app.js/..", "/web/APP.JS", "/web/app.js.map", "/web/",
-    "/web", "/web/index.html", "/index.html", "/web/examples/", "/web/examples/demo.json", "/web/examples/../demo.json", "/web/examples/..%2fdemo.json",
-    "/web/examples/%2e%2e/assistant/config.json", "/web/.env", "/.git/config", "/static/../../etc/passwd", "/proxy=http://evil.example/",
-    "/queue/join", "/upload", "/gradio_api/file=/etc/passwd", "/theme.css?path=/etc/passwd", "/%c0%ae%c0%ae/etc/passwd", "/web/%ff",
-    "/web/" + "a" * 4000, "/web/" + "../" * 200 + "etc/passwd",
-]  # fmt: skip
+    "/web/../api.py",
+    "/web/..%2fapi.py",
+    "/web/%2e%2e/api.py",
+    "/web/%2e%2e%2fapi.py",
+    "/web/..%5capi.py",
+    "/web/....//api.py",
+    "//etc/passwd",
+    "/web//etc/passwd",
+    "/web/%2fetc%2fpasswd",
+    "/file=/etc/passwd",
+    "/file=..%2f..%2fetc%2fpasswd",
+    "/file/etc/passwd",
+    "/C:/windows/win.ini",
+    "/web/C:%5Cwindows%5Cwin.ini",
+    "/web/%00",
+    "/web/app.js%00.html",
+    "/web/app.js/",
+    "/web/app.js/..",
+    "/web/APP.JS",
+    "/web/app.js.map",
+    "/web/",
+    "/web",
+    "/web/index.html",
+    "/index.html",
+    "/web/examples/",
+    "/web/examples/demo.json",
+    "/web/examples/../demo.json",
+    "/web/examples/..%2fdemo.json",
+    "/web/examples/%2e%2e/assistant/config.json",
+    "/web/.env",
+    "/.git/config",
+    "/static/../../etc/passwd",
+    "/proxy=http://evil.example/",
+    "/queue/join",
+    "/upload",
+    "/gradio_api/file=/etc/passwd",
+    "/theme.css?path=/etc/passwd",
+    "/%c0%ae%c0%ae/etc/passwd",
+    "/web/%ff",
+    "/web/" + "a" * 4000,
+    "/web/" + "../" * 200 + "etc/passwd",
+]
 
 
 @pytest.mark.parametrize("path", CLIMBS)
@@ -168,8 +202,20 @@ def test_what_a_path_says_comes_back_nowhere(server: Live):
 
 # --- what the scripts do without ----------------------------------------------------------------------------------------------------------
 
-FORBIDDEN = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "createContextualFragment", "eval(", "new Function",
-             "srcdoc", "setHTML", "importScripts", "document.cookie")  # fmt: skip
+FORBIDDEN = (
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacentHTML",
+    "document.write",
+    "DOMParser",
+    "createContextualFragment",
+    "eval(",
+    "new Function",
+    "srcdoc",
+    "setHTML",
+    "importScripts",
+    "document.cookie",
+)
 
 
 @pytest.mark.parametrize("name", [f"{name}.js" for name in SCRIPTS])
