@@ -23,7 +23,6 @@ from vistune.errors import optional_import
 from vistune.journal import atomic_write
 from vistune.model.config import ModelConfig
 from vistune.train.config import Precision, TrainConfig
-from vistune.train.curve import draw_loss_curve  # noqa: F401
 from vistune.train.limits import Attainable, SampleSize, align_flops, floor_seconds, measure_attainable, step_bytes, step_flops
 from vistune.train.memory import GIB
 from vistune.train.shapes import LanguageShape, model_shape
