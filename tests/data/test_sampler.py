@@ -1,14 +1,17 @@
-"""The order of a run is a function, and micro-batches lose nobody."""
+"""The order of a run is a function, whoever shares the work and wherever it begins."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vistune.data.sampler import Sampler, pack, shuffled
+from vistune.data.planner import RowSize, plan_step
+from vistune.data.sampler import Sampler, shuffled
 
 
 @given(st.integers(1, 400), st.text(max_size=5))
@@ -41,8 +44,22 @@ def test_steps_cut_epochs_without_overlap_or_gap(size: int, batch: int, seed: in
         assert Counter(row for step in steps if step.epoch == epoch for row in step.rows) == Counter(range(size))
 
 
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
-def test_packing_keeps_every_conversation_whole_and_within_the_budget(lengths: list[int], budget: int):
-    batches = pack(lengths, budget)
-    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
-    assert all(sum(lengths[place] for place in batch) <= budget or len(batch) == 1 for batch in batches)
+def test_the_rows_of_a_step_far_away_are_drawn_without_those_before():
+    sampler = Sampler(10**12, 8, seed=5)  # an order that was drawn as a whole would not fit into any memory
+    epoch, rows = sampler.rows(10**11 + 3 * sampler.steps_per_epoch).epoch, sampler.rows(10**11).rows
+    assert (epoch, len(set(rows))) == (3, 8)
+    assert all(0 <= row < 10**12 for row in rows)
+
+
+def test_any_number_of_processes_trains_on_the_same_rows_in_the_same_steps():
+    tokens = [random.Random(row).randrange(50, 2049) for row in range(9000)]
+    hashes = set()
+    for ranks in (1, 2, 8, 1000):
+        sampler, digest = Sampler(len(tokens), 4000, seed=42), hashlib.sha256()
+        for step in (0, 1, 2, 3, 7):  # whole steps, the rest of an epoch, the next epoch, and one much later
+            rows = sampler.rows(step).rows
+            plan = plan_step([RowSize(tokens[row], row % 2) for row in rows], ranks, 8192)
+            together = sorted(place for rank in plan for forward in rank for place in forward)
+            digest.update(repr([rows[place] for place in together]).encode())
+        hashes.add(digest.hexdigest())
+    assert len(hashes) == 1

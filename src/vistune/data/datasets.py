@@ -65,12 +65,13 @@ class DataFiles:
 
     rows: Path
     images: Path
+    """A folder of pictures, a folder of tars, or one tar (see `data/shards.py`)."""
 
 
 def locate(dataset: str, *, root: Path, images: str = "") -> DataFiles:
     """Finds a dataset's files: a key of DATASETS, or a data file, both under `root` (an absolute path stands for itself).
 
-    Raises UnknownName when it is neither, and DataError when a known dataset's file or the image folder is not there.
+    Raises UnknownName when it is neither, and DataError when a known dataset's file or the images are not there.
     """
     spec = DATASETS.get(dataset)
     rows = root / (spec.file if spec else dataset)
@@ -79,9 +80,10 @@ def locate(dataset: str, *, root: Path, images: str = "") -> DataFiles:
             raise UnknownName("dataset or data file", str(rows), DATASETS)
         raise DataError(f"Dataset {dataset!r} should lie at {rows}. Fetch it from {spec.address}, or set data.root to the folder it is in.")
     folder = root / images if images else root / spec.images if spec else rows.parent
-    if not folder.is_dir():
+    if not folder.is_dir() and not (folder.suffix == ".tar" and folder.is_file()):
         raise DataError(
-            f"There is no image folder {folder} for {rows}. Set data.images to the folder that the rows' picture names start from."
+            f"There is no image folder {folder} for {rows}. Set data.images to the folder that the rows' picture names start from, or to a "
+            ".tar of it."
         )
     return DataFiles(rows, folder)
 

@@ -71,22 +71,3 @@ class Sampler:
             self._drawn.clear()
             self._drawn[epoch] = order
         return StepRows(epoch, tuple(order[each] for each in places))
-
-
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cuts one step's conversations into micro-batches of at most `budget` tokens; returns their places, each once.
-
-    Whole conversations, in order, first fit: nothing is padded, so how well a micro-batch is filled costs memory but no arithmetic, and
-    one conversation longer than the budget simply travels alone.
-    """
-    batches: list[list[int]] = []
-    free: list[int] = []
-    for place, length in enumerate(lengths):
-        fitting = next((number for number, room in enumerate(free) if length <= room), None)
-        if fitting is None:
-            batches.append([place])
-            free.append(budget - length)
-        else:
-            batches[fitting].append(place)
-            free[fitting] -= length
-    return batches

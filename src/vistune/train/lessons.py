@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vistune.data.datasets import DataFiles, annotations_from, locate
-from vistune.data.validate import Manifest, check_rows, explain_rejections, held_out, picture_group
+from vistune.data.grouping import official_length
+from vistune.data.records import Records
+from vistune.data.shards import PictureShards, tars_at
+from vistune.data.validate import Manifest, Measured, check_file_once, explain_rejections, held_out, picture_group
 from vistune.errors import DataError
-from vistune.formats import example_from_row, read_rows
+from vistune.formats import RowFile, example_from_row, placed_rows
 from vistune.media import open_image
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.train.config import DataConfig, TrainConfig
 from vistune.train.objectives import Align, CellNames, NextToken, Objective, annotation_names, measure_example, measure_picture
 from vistune.types import ImageAnnotations, ImagePart, InstructionExample
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -40,53 +48,73 @@ def load_lessons(config: TrainConfig, model: Llava, processor: Processor, *, man
 
 
 def _next_token(config: TrainConfig, files: DataFiles, model: Llava, processor: Processor, manifest_path: Path) -> Lessons:
-    data = config.data
+    data, shards = config.data, _shards(files, manifest_path)
 
-    def measure(example: InstructionExample) -> int:
+    def read(number: int, row: Any) -> InstructionExample:
+        return example_from_row(row, files.images, row_number=number, image_place=data.image_place)
+
+    def fill(example: InstructionExample) -> InstructionExample:
+        return shards.filled(example) if shards else example
+
+    def measure(example: InstructionExample) -> Measured:
         _look_at(example.conversation.images, data)
-        return measure_example(example, processor, data.mask)
+        tokens = measure_example(example, processor, data.mask)
+        return Measured(tokens, len(example.conversation.images), abs(official_length(example.conversation)))
 
-    examples, manifest = check_rows(
-        list(read_rows(files.rows)),
-        read=lambda number, row: example_from_row(row, files.images, row_number=number, image_place=data.image_place),
-        measure=measure,
-        settings_digest=_settings_digest(config, files, processor),
-        known=Manifest.read(manifest_path),
-    )
-    _settle(manifest, data, files, manifest_path)
+    manifest = _checked(config, files, processor, manifest_path, lambda number, row: fill(read(number, row)), measure)
+    examples = Records(RowFile(files.rows), manifest.table, read, fill)
+    groups = map(picture_group, examples.all_named())
     training, validation = (
-        [(examples[place], manifest.lengths[place]) for place in places]
-        for places in _split([picture_group(example) for example in examples], config)
+        NextToken(examples.only(table), processor, data.mask) for table in _split(manifest, groups, config, manifest_path)
     )
-
-    def objective(rows: Sequence[tuple[InstructionExample, int]]) -> NextToken:
-        return NextToken([example for example, _ in rows], [length for _, length in rows], processor, data.mask)
-
-    return Lessons(objective(training), objective(validation) if validation else None, manifest)
+    return Lessons(training, validation if len(validation) else None, manifest)
 
 
 def _align(config: TrainConfig, files: DataFiles, model: Llava, processor: Processor, manifest_path: Path) -> Lessons:
-    def read(number: int, row: Any) -> tuple[ImageAnnotations, ImagePart]:
-        annotations = annotations_from(row, where=f"row {number}")
-        return annotations, ImagePart(files.images / annotations.image)
+    shards = _shards(files, manifest_path)
 
-    def measure(picture: tuple[ImageAnnotations, ImagePart]) -> int:
+    def read(number: int, row: Any) -> ImageAnnotations:
+        return annotations_from(row, where=f"row {number}")
+
+    def fill(annotations: ImageAnnotations) -> tuple[ImageAnnotations, ImagePart]:
+        path = files.images / annotations.image
+        return annotations, ImagePart(shards.read(path) if shards else path)
+
+    def measure(picture: tuple[ImageAnnotations, ImagePart]) -> Measured:
         _look_at([picture[1]], config.data)
-        return measure_picture(picture)
+        return Measured(measure_picture(picture), images=1, words=1)
 
-    pictures, manifest = check_rows(
-        list(read_rows(files.rows)),
-        read=read,
-        measure=measure,
-        settings_digest=_settings_digest(config, files, processor),
-        known=Manifest.read(manifest_path),
+    manifest = _checked(config, files, processor, manifest_path, lambda number, row: fill(read(number, row)), measure)
+    pictures = Records(RowFile(files.rows), manifest.table, read, fill)
+    names = CellNames.of(annotation_names(pictures.all_named(), config.align.background), model, processor)
+    groups = (annotations.image for annotations in pictures.all_named())
+    training, validation = (
+        Align(pictures.only(table), processor, names, config.align) for table in _split(manifest, groups, config, manifest_path)
     )
-    _settle(manifest, config.data, files, manifest_path)
-    names = CellNames.of(annotation_names([annotations for annotations, _ in pictures], config.align.background), model, processor)
-    training, validation = ([pictures[place] for place in places] for places in _split([each.image for each, _ in pictures], config))
-    return Lessons(
-        Align(training, processor, names, config.align), Align(validation, processor, names, config.align) if validation else None, manifest
-    )
+    return Lessons(training, validation if len(validation) else None, manifest)
+
+
+def _shards(files: DataFiles, manifest_path: Path) -> PictureShards | None:
+    """The tars that hold the pictures, if they are in tars. Their index lies beside the manifest."""
+    return PictureShards(files.images, index=manifest_path.with_name("pictures.npy")) if tars_at(files.images) else None
+
+
+def _checked(
+    config: TrainConfig,
+    files: DataFiles,
+    processor: Processor,
+    manifest_path: Path,
+    read: Callable[[int, Any], Record],
+    measure: Callable[[Record], Measured],
+) -> Manifest:
+    """The outcome of the check, of this call or an earlier one, once it is one that a run can begin with."""
+    known = Manifest.read(manifest_path)
+    rows = placed_rows(files.rows)
+    manifest = check_file_once(files.rows, rows, read, measure, settings_digest=_settings_digest(config, files, processor), known=known)
+    if manifest is not known:
+        manifest.write(manifest_path)
+    _refuse_unfit(manifest, config.data, files, manifest_path)
+    return manifest
 
 
 def _look_at(pictures: Sequence[ImagePart], data: DataConfig) -> None:
@@ -103,24 +131,29 @@ def _settings_digest(config: TrainConfig, files: DataFiles, processor: Processor
     return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
 
-def _settle(manifest: Manifest, data: DataConfig, files: DataFiles, manifest_path: Path) -> None:
-    manifest.write(manifest_path)
+def _refuse_unfit(manifest: Manifest, data: DataConfig, files: DataFiles, manifest_path: Path) -> None:
     if manifest.rejected and data.bad_rows == "stop":
         raise DataError(
             f"{explain_rejections(manifest, files.rows)} All are listed in {manifest_path}. Mend them, or train without them: "
             "data.bad_rows=skip."
         )
-    if len(manifest.accepted) <= data.validation_rows:
+    if len(manifest.table) <= data.validation_rows:
         raise DataError(
-            f"{files.rows} has {len(manifest.accepted)} usable rows, of which data.validation_rows holds out {data.validation_rows}; "
-            "nothing is "
-            f"left to train on. The reasons for rows left out are in {manifest_path}."
+            f"{files.rows} has {len(manifest.table)} usable rows, of which data.validation_rows holds out {data.validation_rows}; "
+            f"nothing is left to train on. The reasons for rows left out are in {manifest_path}."
         )
 
 
-def _split(groups: Sequence[str], config: TrainConfig) -> tuple[list[int], list[int]]:
-    """The places of the rows to learn from, and of those held out."""
-    chosen = held_out(groups, config.data.validation_rows, seed=config.seed)
-    if len(chosen) == len(groups):
+def _split(
+    manifest: Manifest, groups: Iterable[str], config: TrainConfig, manifest_path: Path
+) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """The rows of the manifest to learn from, and those held out. Choosing them takes every row, so the choice is kept in the manifest."""
+    rows = config.data.validation_rows
+    key = f"seed {config.seed}, {rows} rows"
+    if rows and key not in manifest.held_out:
+        manifest.held_out[key] = sorted(held_out(groups, rows, seed=config.seed))
+        manifest.write(manifest_path)
+    places = np.array(manifest.held_out.get(key, []), np.int64)
+    if len(places) == len(manifest.table):
         raise DataError("All rows show the same picture, so none can be held out for validation; set data.validation_rows=0.")
-    return [place for place in range(len(groups)) if place not in chosen], sorted(chosen)
+    return np.delete(manifest.table, places), manifest.table[places]

@@ -8,17 +8,19 @@ much it is to be divided, so a batch has one gradient however it is cut into for
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vistune.data.collate import collate, supervised_tokens
 from vistune.data.planner import RowSize
+from vistune.data.records import Records
 from vistune.errors import DataError, EmptyMaskError, UsageError
 from vistune.media import image_size
 from vistune.model.backbones import patches_per_side
@@ -56,14 +58,19 @@ class Prepared:
 class Objective(ABC):
     """Examples and their loss. `features`, once set, gives the pictures' cached features in place of pixels."""
 
-    def __init__(self, processor: Processor):
+    def __init__(self, records: Records[Any, Any], processor: Processor):
         self.processor = processor
+        self._table = records.table
         self.features: FrozenFeatures | None = None
         self._keys: dict[int, tuple[str, ...]] = {}
 
-    @abstractmethod
     def __len__(self) -> int:
         """How many examples there are."""
+        return len(self._table)
+
+    def official_lengths(self) -> list[int]:
+        """What the official trainer would take for the examples' lengths (see `data/grouping.py`)."""
+        return np.where(self._table["images"] > 0, self._table["words"], -self._table["words"]).tolist()
 
     @abstractmethod
     def size(self, place: int) -> RowSize:
@@ -83,7 +90,11 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
-        """The summed loss of these examples, to be divided by the sum of all `count` of the step."""
+        """The summed loss of these examples, to be divided by the sum of all `count` of the step.
+
+        Of no examples it is zero, but has the gradients that others have, all zero: a process may have nothing left to do in a forward in
+        which others wait for its part.
+        """
 
     def inputs(self, place: int) -> ModelInputs:
         """The example's inputs: with pixels, or with cached features where there is a cache."""
@@ -109,21 +120,18 @@ class Objective(ABC):
 
 
 class NextToken(Objective):
-    """Cross-entropy of the supervised tokens, given everything before them. `lengths` are the examples' tokens."""
+    """Cross-entropy of the supervised tokens, given everything before them."""
 
-    def __init__(self, examples: Sequence[InstructionExample], lengths: Sequence[int], processor: Processor, mask: LossMask):
-        super().__init__(processor)
-        self._examples, self._lengths = examples, lengths
+    def __init__(self, examples: Records[InstructionExample, InstructionExample], processor: Processor, mask: LossMask):
+        super().__init__(examples, processor)
+        self._examples = examples
         self._mask: LossMask = mask
 
-    def __len__(self) -> int:
-        return len(self._examples)
-
     def size(self, place: int) -> RowSize:
-        return RowSize(self._lengths[place], len(self.conversation(place).images))
+        return RowSize(int(self._table["tokens"][place]), int(self._table["images"][place]))
 
     def id(self, place: int) -> str:
-        return self._examples[place].id
+        return self._examples.named(place).id
 
     def conversation(self, place: int) -> Conversation:
         return self._examples[place].conversation
@@ -133,11 +141,16 @@ class NextToken(Objective):
         return Prepared(self.id(place), inputs, supervised_tokens(inputs))
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
-        loss_sum, _ = model.loss(collate([example.inputs for example in examples]).to(device))
-        return loss_sum
+        inputs = [example.inputs for example in examples] or [_TWO_TOKENS]
+        loss_sum, _ = model.loss(collate(inputs).to(device))
+        return loss_sum if examples else 0 * loss_sum
 
     def _process(self, place: int, *, load_pixels: bool) -> ModelInputs:
         return self.processor(self.conversation(place), train=True, mask=self._mask, load_pixels=load_pixels)
+
+
+_TWO_TOKENS = ModelInputs(torch.tensor([0, 0]), torch.tensor([False, False]), labels=torch.tensor([0, 0]))
+"""The least that a model can learn from."""
 
 
 def measure_example(example: InstructionExample, processor: Processor, mask: LossMask) -> int:
@@ -181,8 +194,14 @@ class Align(Objective):
     other projector is compared with the words by its cosine.
     """
 
-    def __init__(self, pictures: Sequence[tuple[ImageAnnotations, ImagePart]], processor: Processor, names: CellNames, config: AlignConfig):
-        super().__init__(processor)
+    def __init__(
+        self,
+        pictures: Records[ImageAnnotations, tuple[ImageAnnotations, ImagePart]],
+        processor: Processor,
+        names: CellNames,
+        config: AlignConfig,
+    ):
+        super().__init__(pictures, processor)
         self._pictures, self._names, self._config = pictures, names, config
         self._number = {name: number for number, name in enumerate(names.names)}
         self._side = patches_per_side(processor.config)
@@ -201,14 +220,11 @@ class Align(Objective):
         projector.take_words(self._names.directions, middle, class_words)
         model.config = replace(model.config, visual_words=len(self._names.names))
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
     def size(self, place: int) -> RowSize:
         return RowSize(self._tokens.num_tokens, 1)
 
     def id(self, place: int) -> str:
-        return self._pictures[place][0].image
+        return self._pictures.named(place).image
 
     def conversation(self, place: int) -> Conversation:
         return Conversation((Message("user", (self._pictures[place][1],)),))
@@ -221,6 +237,8 @@ class Align(Objective):
         return Prepared(self.id(place), self.inputs(place), float(self._shares(targets).sum()), targets, middles)
 
     def loss(self, model: Llava, examples: Sequence[Prepared], device: torch.device) -> Tensor:
+        if not examples:
+            return self._nothing(model, device)
         cached = [example.inputs.image_features for example in examples if example.inputs.image_features is not None]
         pixels = [example.inputs.pixel_values for example in examples if example.inputs.pixel_values is not None]
         features = torch.cat(cached).to(device) if cached else model.encode_images(torch.cat(pixels).to(device))  # [V, P, Dv]
@@ -238,6 +256,14 @@ class Align(Objective):
         )
         shares, (cells, numbers) = self._shares(targets).to(device), targets.to(device).unbind(1)
         return marked - (shares * words.log_softmax(-1)[cells, numbers]).sum()
+
+    def _nothing(self, model: Llava, device: torch.device) -> Tensor:
+        features, projector = torch.zeros(1, self._side**2, model.vision_tower.width, device=device), model.multi_modal_projector
+        if isinstance(projector, GridMLPProjector) and projector.has_words:
+            outputs = projector.read(features)
+        else:
+            outputs = (_directions(model, features),)
+        return 0 * torch.stack([output.sum() for output in outputs]).sum()
 
     def _shares(self, targets: Tensor) -> Tensor:
         """How much each pair counts: the words of one cell share its weight. [n, 2] -> [n]."""
@@ -341,7 +367,7 @@ def cell_places(side: int) -> list[str]:
     return [f"{row} {column}".strip() or "center" for row in rows for column in columns]
 
 
-def annotation_names(pictures: Sequence[ImageAnnotations], background: str) -> list[str]:
+def annotation_names(pictures: Iterable[ImageAnnotations], background: str) -> list[str]:
     """All names that can lie in a cell, in a fixed order."""
     return sorted({box.label for picture in pictures for box in picture.boxes} | {background})
 

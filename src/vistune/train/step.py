@@ -17,13 +17,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vistune.data.grouping import modality_grouped, official_length
+from vistune.data.grouping import modality_grouped
 from vistune.data.planner import plan_step
 from vistune.data.sampler import Sampler
 from vistune.errors import OutOfMemory, tells_of_memory
 from vistune.model.llava import Llava
 from vistune.train.config import TrainConfig
-from vistune.train.distributed import World
+from vistune.train.distributed import World, let_go
 from vistune.train.loader import Forwards
 from vistune.train.objectives import Objective, Prepared
 from vistune.train.optim import clip_gradients, schedule_factor, set_learning_rates
@@ -93,6 +93,7 @@ class Stepper:
             with self._out_of_memory_explained(group), autocast(self.config, self.world.device):
                 loss += objective.loss(self.model, group, self.world.device)
             counted += sum(example.count for example in group)
+        let_go(self.model)
         return self.world.sum(loss).item() / self.world.sum(counted).item()
 
     def parameters(self) -> list[Tensor]:
@@ -127,8 +128,7 @@ class Stepper:
 def order_of(objective: Objective, config: TrainConfig) -> Sampler:
     """Which rows go into which step."""
     size, batch, grouped = len(objective), config.batch.conversations, config.batch.order == "modality_length"
-    lengths = [official_length(objective.conversation(place)) for place in range(size)] if grouped else []
-    return Sampler(size, batch, config.seed, partial(modality_grouped, lengths, batch) if grouped else None)
+    return Sampler(size, batch, config.seed, partial(modality_grouped, objective.official_lengths(), batch) if grouped else None)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
