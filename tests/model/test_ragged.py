@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from vistune.engine.kv_cache import KVArena, KVShape
 from vistune.errors import UsageError
+from vistune.model.block_attention import attend_in_blocks
 from vistune.model.ragged import fixed_row_tiles, ragged_attention, steady_rows
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
@@ -81,6 +82,41 @@ def test_gradients_equal_those_of_the_explicit_mask():
     ours = torch.autograd.grad((output * weights).sum(), tensors)
     expected = torch.autograd.grad((by_explicit_mask(*tensors, LENGTHS, 3) * weights).sum(), tensors)
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("lengths", [[130, 1, 300, 128], [5], []])
+def test_attention_in_blocks_has_the_values_and_gradients_of_the_explicit_mask(lengths):
+    tensors = [tensor.requires_grad_() for tensor in states(sum(lengths))]
+    output = attend_in_blocks(*tensors, boundaries(lengths).tolist(), 0.3)
+    expected = by_explicit_mask(*tensors, lengths, None) if lengths else output
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(output)
+    ours = torch.autograd.grad((output * weights).sum(), tensors, retain_graph=True)
+    theirs = torch.autograd.grad((expected * weights).sum(), tensors)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_in_half_precision_blocks_are_as_near_to_exact_as_the_kernel_and_keep_only_their_inputs():
+    lengths = [150, 20]
+    exact = states(sum(lengths), torch.float32)
+    reference = by_explicit_mask(*exact, lengths, None)
+    half = [tensor.bfloat16().requires_grad_() for tensor in exact]
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.nbytes), tensor)[1], lambda tensor: tensor):
+        output, _ = ragged_attention(Attention(), *half, scaling=0.3, cu_seqlens=boundaries(lengths))
+    assert sum(kept) == sum(tensor.nbytes for tensor in half)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), reference, rtol=0.02, atol=0.02)
+
+
+def test_under_autocast_attention_runs_in_the_type_of_its_products():
+    """A trained language model's queries and keys are fp32: its embeddings are, and so the angles that they are rotated by."""
+    query, key, value = states(9, torch.float32)
+    half = [tensor.bfloat16() for tensor in (query, key, value)]
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = ragged_attention(Attention(), query, key, value.bfloat16(), scaling=0.3, cu_seqlens=boundaries([4, 5]))
+    expected, _ = ragged_attention(Attention(), *half, scaling=0.3, cu_seqlens=boundaries([4, 5]))
+    assert torch.equal(output, expected)
 
 
 def test_a_call_without_boundaries_is_refused_not_guessed():

@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from vistune.errors import UsageError
+from vistune.model.block_attention import LONGEST_IN_BLOCKS, attend_in_blocks
 
 # T tokens of all sequences · N new tokens of one · K its keys, past and new
 # H query heads · G query heads per key-value head · E head width
@@ -77,30 +78,46 @@ def ragged_attention(
         raise UsageError("This language model is part of a Llava and needs to know where sequences end; call it through Llava.forward.")
     if dropout:
         raise UsageError(f"Ragged attention has no dropout, but the model asks for {dropout}; set attention_dropout to 0.")
-    if kv is None and rows is None and _varlen_runs(query):
-        return _varlen_attention(query, key, value, cu_seqlens, scaling=scaling, sliding_window=sliding_window), None
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotated by fp32 angles, queries and keys are fp32 where the embeddings are; the products would cast them all the same.
+        query, key, value = (_as_autocast(tensor) for tensor in (query, key, value))
+    bounds: list[int] = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(bounds)]
+    if kv is None and rows is None:
+        if _varlen_runs(query):
+            return _varlen_attention(query, key, value, cu_seqlens, scaling=scaling, sliding_window=sliding_window), None
+        if _quicker_in_blocks(query, max(lengths, default=0)) and (sliding_window is None or max(lengths, default=0) <= sliding_window):
+            return attend_in_blocks(query, key, value, bounds, _scale(query, scaling)), None
     outputs = []
-    for index, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
-        keys, values = key[:, :, start:end], value[:, :, start:end]
+    at_rows = [range(len(rows))[slice(*_bounds(rows, start, end))] for start, end in pairwise(bounds)] if rows is not None else None
+    # Split and not sliced: the backward pass then writes each gradient once, and not as many times as there are sequences.
+    own_queries = query.split(lengths if at_rows is None else [len(each) for each in at_rows], dim=2)
+    own = zip(bounds, own_queries, key.split(lengths, dim=2), value.split(lengths, dim=2), strict=False)
+    for index, (start, queries, keys, values) in enumerate(own):
         if kv is not None:
             stored_keys, stored_values = kv.append(_layer_index(module), index, keys[0], values[0])
             keys, values = stored_keys[None], stored_values[None]
-        past = keys.shape[2] - (end - start)
-        if rows is None:
-            queries, positions = query[:, :, start:end], range(past, past + end - start)
+        past = keys.shape[2] - lengths[index]
+        if rows is None or at_rows is None:
+            positions = range(past, past + lengths[index])
         else:
-            first, last = _bounds(rows, start, end)
-            queries, positions = query[:, :, first:last], [row - start + past for row in rows[first:last]]
+            positions = [rows[at] - start + past for at in at_rows[index]]
         if positions:
             outputs.append(_attend(queries, keys, values, positions, scaling=scaling, sliding_window=sliding_window))
     output = torch.cat(outputs, dim=2) if outputs else query
     return output.transpose(1, 2).contiguous(), None
 
 
-BLOCK = 128
-LONGEST_IN_BLOCKS = 1024
-"""Half precision attention on a CPU is written out, in blocks of queries, up to so many tokens. torch's kernel takes longer there: 9 heads
-of 64 over 3, forward and backward on one core, 107 tokens 3.0 ms against 1.1, 256 tokens 6.8 against 3.8, 700 tokens 36 against 25."""
+def _as_autocast(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type)) if tensor.dtype == torch.float32 else tensor
+
+
+def _quicker_in_blocks(query: Tensor, longest: int) -> bool:
+    return longest <= LONGEST_IN_BLOCKS and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)
+
+
+def _scale(query: Tensor, scaling: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scaling is None else scaling
 
 
 def _layer_index(module: nn.Module) -> int:
@@ -129,36 +146,11 @@ def _attend(
         return F.scaled_dot_product_attention(grouped, key, value, scale=scaling).reshape(query.shape)
     fits_window = sliding_window is None or end - oldest <= sliding_window
     if len(positions) == key.shape[2] and fits_window:
-        if len(positions) <= LONGEST_IN_BLOCKS and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
-            return _attend_in_blocks(query, key, value, scaling=scaling)
+        if _quicker_in_blocks(query, len(positions)):
+            return attend_in_blocks(query, key, value, (0, len(positions)), _scale(query, scaling)).transpose(1, 2)
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=heads != groups)
     mask = _causal_mask(positions, range(oldest, end), sliding_window, query.device)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=heads != groups)
-
-
-def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None) -> Tensor:
-    """Causal attention of one sequence, a block of queries at a time: [1, H, N, E] over [1, G, N, E].
-
-    Products in the tensors' own type and the softmax in fp32, as transformers' eager attention. A block never meets the keys after it.
-    """
-    length = query.shape[2]
-    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    blocks = []
-    with torch.autocast(query.device.type, enabled=False):
-        for start in range(0, length, BLOCK):
-            end = min(start + BLOCK, length)
-            blocks.append(_attend_block(query[:, :, start:end], key[0, :, :end], value[0, :, :end], hidden[start:end, :end], scaling))
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
-
-
-def _attend_block(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float | None) -> Tensor:
-    heads, width = query.shape[1], query.shape[3]
-    groups, keys = key.shape[0], key.shape[1]
-    grouped = query.reshape(groups, -1, width)  # heads that share keys are rows of one product
-    scores = (grouped @ key.transpose(1, 2)).float() * (width**-0.5 if scaling is None else scaling)
-    scores = scores.view(groups, heads // groups, -1, keys).masked_fill(hidden, float("-inf"))
-    weights = scores.softmax(dim=-1).to(value.dtype)
-    return (weights.view(groups, -1, keys) @ value).view(query.shape)
 
 
 def _causal_mask(positions: Sequence[int], keys: range, sliding_window: int | None, device: torch.device) -> Tensor:
