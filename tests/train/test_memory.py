@@ -102,10 +102,10 @@ def test_a_layer_keeps_what_the_plan_says(parts: tuple[Part, ...], precision: Pr
         pytest.skip("only adapters have a dropout")
     config = run_of(parts, precision)
     config = replace(config, lora=replace(config.lora, dropout=dropout))
-    for lengths in ((300, 300), (100,) * 6):
+    for lengths in ((300, 300), (1100, 100)):
         two, three = (kept_bytes(config, layers, lengths) for layers in (2, 3))
         expected = planned(config, 3, lengths) - planned(config, 2, lengths)
-        assert three - two == pytest.approx(expected, rel=0.02), (lengths, (three - two) / 600, expected / 600)
+        assert three - two == pytest.approx(expected, rel=0.02), lengths
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=" ".join)

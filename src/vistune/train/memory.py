@@ -2,7 +2,7 @@
 
 The state is counted exactly: who learns has an fp32 weight, a gradient and two moments, who does not has a weight in the forward's format.
 What a layer keeps for its backward pass is counted from what autograd was seen to save (`tests/train/test_memory.py` counts again), per
-token, and for attention on a CPU per pair of tokens. `benchmarks/plan_memory.py` holds the sum against the peaks of real runs.
+token. `benchmarks/plan_memory.py` holds the sum against the peaks of real runs.
 
 With d, ff, h, k, e as in `shapes.py`; b is the bytes of a number in the forward: 2 in bf16, 4 in fp32.
 """
@@ -22,8 +22,8 @@ GIB = 2**30
 
 CHUNK = 1024
 """Positions whose logits are held at once (`Llava.loss`)."""
-BLOCK, LONGEST_IN_BLOCKS = 128, 1024
-"""Attention in bf16 on a CPU is written out by blocks of queries, up to so many tokens (`model/ragged.py`)."""
+LONGEST_IN_BLOCKS = 1024
+"""Attention in bf16 on a CPU is written out by blocks of queries, up to so many tokens a sequence (`model/block_attention.py`)."""
 STEPS_AHEAD = 2
 """Steps whose rows are in memory at once: the one that is taken, and the one that is being read."""
 NF4_BYTES, INT8_BYTES = 0.516, 1.001
@@ -162,8 +162,8 @@ def _gathered(config: TrainConfig, shape: ModelShape, shards: int) -> float:
     return number * (3 * language.layer_matrices + language.head * (1 if language.tied else 2)) + tower
 
 
-def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device) -> float:
-    """What one decoder layer keeps for each token, all that grows with the tokens and not with their pairs."""
+def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device, longest: int) -> float:
+    """What one decoder layer keeps for each token, where the longest sequence has so many. Nothing grows with the pairs of tokens."""
     d, ff, query = shape.width, shape.mlp_width, shape.query_width
     maps = shape.mlp_matrices
     wide = config.precision == "fp32"
@@ -182,31 +182,22 @@ def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device) -> fl
         else:
             inputs = 4 * (2 * d + query + ff) if wide else 2 * entries
         inputs += number * config.lora.rank * (4 + maps)
-    return norms + mlp + inputs + _attention_rows(shape, config, device)
+    return norms + mlp + inputs + _attention_bytes(shape, config, device, longest)
 
 
-def _attention_rows(shape: LanguageShape, config: TrainConfig, device: Device) -> float:
-    number = 4 if config.precision == "fp32" else 2
+def _attention_bytes(shape: LanguageShape, config: TrainConfig, device: Device, longest: int) -> float:
+    """Queries, keys and values; of torch's kernels the output and its normaliser too."""
+    number, query, kv = 4 if config.precision == "fp32" else 2, shape.query_width, shape.kv_width
     if device == "cuda":  # keys and values are repeated for the heads that share them
-        return number * 4 * shape.query_width + 4 * shape.heads
-    return number * 2 * (shape.query_width + shape.kv_width) + 4 * shape.heads
-
-
-def _attention_pairs(shape: LanguageShape, config: TrainConfig, length: int, device: Device) -> float:
-    """What one layer keeps of one sequence's attention beside its rows: weights in fp32 and bf16, where they are written out."""
-    written_out = device == "cpu" and config.precision == "bf16" and "language_model" not in config.trainable
-    if not written_out or length > LONGEST_IN_BLOCKS:
-        return 0.0
-    kept_instead = (2 * shape.query_width + 4 * shape.heads) * length  # the output and its normaliser, which only the kernel keeps
-    blocks = range(BLOCK, length + BLOCK, BLOCK)
-    pairs = sum(min(BLOCK, length - end + BLOCK) * min(end, length) for end in blocks)
-    return 6.0 * shape.heads * pairs + length**2 - kept_instead
+        return number * 4 * query + 4 * shape.heads
+    if number == 2 and longest <= LONGEST_IN_BLOCKS:
+        return number * (query + 2 * kv)
+    return number * 2 * (query + kv) + 4 * shape.heads
 
 
 def _activations(config: TrainConfig, shape: LanguageShape, forward: Forward, device: Device) -> float:
     """All layers, the last of them only where a label is; or only their inputs and one layer, where they are computed again."""
-    per_layer = layer_bytes(shape, config, device) * forward.tokens
-    per_layer += sum(_attention_pairs(shape, config, length, device) for length in forward.lengths)
+    per_layer = layer_bytes(shape, config, device, max(forward.lengths, default=0)) * forward.tokens
     trains_words = "language_model" in config.trainable
     stream = 4 if config.precision == "fp32" or trains_words else 2
     labelled = forward.supervised / max(1, forward.tokens)
