@@ -36,6 +36,9 @@ def train(
     recipe: RecipeArgument = None,
     changes: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last complete checkpoint.")] = False,
+    allow_mismatch: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --resume: go on although NAME (data, optim.lr, ...) is another now.")
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe's settings, with what each means, and exit.")] = False,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and exit.")] = False,
 ) -> None:
@@ -50,7 +53,7 @@ def train(
         return typer.echo(settings_of(config))
     from vistune.train.trainer import train as run
 
-    model = run(config, resume=resume, sampler=_sample_answers)
+    model = run(config, resume=resume, allow_mismatch=allow_mismatch or (), sampler=_sample_answers)
     if _is_first_process():
         typer.echo(model)
 

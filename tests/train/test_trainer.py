@@ -323,10 +323,10 @@ def test_two_runs_do_not_share_a_folder(config: TrainConfig):
 def test_a_full_disk_leaves_the_old_checkpoint_and_ends_the_run_at_the_third_time(config: TrainConfig, monkeypatch: pytest.MonkeyPatch):
     whole, calls = keep_module.save_state, []
 
-    def failing(folder: Path, state: Any) -> Path:
+    def failing(folder: Path, state: Any, *rest: Any) -> Path:
         calls.append(state.step)
         if state.step == 1:
-            return whole(folder, state)
+            return whole(folder, state, *rest)
         raise SaveError("no space left")
 
     monkeypatch.setattr(keep_module, "save_state", failing)

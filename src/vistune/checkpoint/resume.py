@@ -16,15 +16,16 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from vistune.errors import CheckpointError, ResumeMismatch, SaveError
 from vistune.journal import atomic_folder, verify_manifest, write_manifest
@@ -75,11 +76,9 @@ def save_state(folder: Path, state: TrainingState, tensors: Mapping[str, Tensor]
         # Only a damaged folder can be in the way: from a good one the run would have gone on.
         unfinished = world.on_main(lambda: unsealed.enter_context(atomic_folder(target, existing="replace")))
         try:
-            writer = dcp.HuggingFaceStorageWriter(
-                str(unfinished), fqn_to_index_mapping=_files_of(tensors, world.size), save_distributed=True
-            )
+            writer = HuggingFaceStorageWriter(str(unfinished), fqn_to_index_mapping=_files_of(tensors, world.size), save_distributed=True)
             with _quiet():
-                dcp.save(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
+                state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
         except CheckpointException as error:
             raise SaveError(f"Saving {target} failed: {_reason(error)}. Earlier checkpoints are untouched.") from error
 
@@ -136,6 +135,14 @@ def _newest_good(folder: Path, fingerprints: Mapping[str, str]) -> tuple[Trainin
     return None, []
 
 
+def newest_fingerprints(folder: Path) -> dict[str, str]:
+    """The fingerprints in the newest good checkpoint of a run; none where there is no such."""
+    for step in reversed(saved_steps(folder)):
+        with suppress(CheckpointError, OSError):
+            return dict(read_state(step_folder(folder, step)).fingerprints)
+    return {}
+
+
 def read_state(path: Path) -> TrainingState:
     """Reads the page of one checkpoint folder, after every byte of the folder was compared with its manifest.
 
@@ -163,7 +170,7 @@ def _read_page(path: Path) -> dict[str, Any]:
 
 def saved_names(path: Path) -> frozenset[str]:
     """The names of a checkpoint's tensors: a weight that never had a gradient has no moments."""
-    return frozenset(dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata)
+    return frozenset(HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata)
 
 
 def load_tensors(path: Path, into: Mapping[str, Tensor], world: Processes) -> None:
@@ -173,7 +180,7 @@ def load_tensors(path: Path, into: Mapping[str, Tensor], world: Processes) -> No
     """
     try:
         with torch.no_grad(), _quiet():
-            dcp.load(dict(into), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
+            state_dict_loader.load(dict(into), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
     except CheckpointException as error:
         raise CheckpointError(f"{path} could not be read: {_reason(error)}. Do all processes see this folder?") from error
 

@@ -20,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -32,8 +32,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from vistune.checkpoint.resume import saved_steps
-from vistune.errors import Locked, NonFiniteError
+from vistune.checkpoint.resume import newest_fingerprints, saved_steps
+from vistune.errors import Locked, NonFiniteError, UnknownName
 from vistune.journal import atomic_write
 from vistune.model.backbones import tokens_per_view, vision_width
 from vistune.model.llava import Llava
@@ -66,11 +66,20 @@ _PICTURES_TO_FIT = 256  # enough to measure the tower's channels by
 _SAMPLES = 4
 
 
-def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers | None = None, display: Display | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    allow_mismatch: Collection[str] = (),
+    sampler: SampleAnswers | None = None,
+    display: Display | None = None,
+) -> Path:
     """Runs one stage and returns the folder of its model. Under torchrun, all processes call it alike.
 
     Args:
         resume: go on from the newest good checkpoint in `config.output`; without one, begin.
+        allow_mismatch: what may differ from the run that is gone on with, by the names that a refusal gives (`data`, `optim.lr`). It is
+            then neither that run nor another, and says so in its metrics; the next call has to allow it again.
         sampler: answers a few held-out questions every `config.sample_every` steps.
 
     Raises:
@@ -107,7 +116,7 @@ def train(config: TrainConfig, *, resume: bool = False, sampler: SampleAnswers |
             start = replace(start, processor=Processor(start.processor.tokenizer, start.model.config))
         run = _Run(config, start, lessons, world, shown, deadline=_deadline(config, started))
         run.prepare_features(open_files)
-        run.resume_or_begin(resume)
+        run.resume_or_begin(resume, allow_mismatch)
         run.learn(sampler)
         return run.finish()
 
@@ -171,10 +180,10 @@ class _Run:
     def _objectives(self) -> list[Objective]:
         return [each for each in (self.lessons.training, self.lessons.validation) if each is not None]
 
-    def resume_or_begin(self, resume: bool) -> None:
+    def resume_or_begin(self, resume: bool, allow_mismatch: Collection[str]) -> None:
         """Takes up the newest good checkpoint of this run, or writes down what begins."""
         config = self.config
-        fingerprints = fingerprints_of(config, self.start, self.lessons.manifest.digest)
+        fingerprints = self._allowing(allow_mismatch, fingerprints_of(config, self.start, self.lessons.manifest.digest))
         begins = not self.world.on_main(lambda: saved_steps(self.folder / "checkpoints"))
         projector = self.model.multi_modal_projector
         if begins and not config.model.init_from and isinstance(projector, GridMLPProjector):
@@ -187,6 +196,19 @@ class _Run:
         self.keeper = Keeper(config, self.start, self.model, optimizer, self.world, fingerprints=fingerprints, say=self.display.say)
         self.keeper.take_up(resume)
         self.world.on_main(lambda: atomic_write(self.folder / "config.json", to_json(config).encode()))
+
+    def _allowing(self, names: Collection[str], fingerprints: dict[str, str]) -> dict[str, str]:
+        """The fingerprints, those that may differ as the run has them. Raises UnknownName for what no run is known by."""
+        known = {name.removeprefix("setting "): name for name in fingerprints}
+        for name in names:
+            if name not in known:
+                raise UnknownName("thing to allow a mismatch of", name, known)
+        saved = self.world.on_main(lambda: newest_fingerprints(self.folder / "checkpoints")) if names else {}
+        own = {known[name]: saved[known[name]] for name in names if known[name] in saved}
+        self._mismatches = [name for name, fingerprint in own.items() if fingerprints[name] != fingerprint]
+        for name in self._mismatches:
+            self.display.say(f"WARNING: {name} differs from what the run in {self.folder} began with; it goes on because that was allowed.")
+        return fingerprints | own
 
     def _fit_projector(self, projector: GridMLPProjector) -> None:
         """Measures the tower's channels on pictures in the order of training, so that the sample is as mixed as the data."""
@@ -226,6 +248,8 @@ class _Run:
                 main=self.world.main,
                 say=self.display.say,
             )
+            for name in self._mismatches:
+                self._log({"step": progress.step, f"mismatch of {name}": 1})
             open_files.enter_context(self.asked_to_stop)
             bar = self.display.bar(config.recipe, total=self.total_steps, done=progress.step)
             self._validate_if_due()  # the run may have been stopped between a step and its validation
