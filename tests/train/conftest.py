@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from vistune.checkpoint.folder import save_model
 from vistune.model.config import ImageConfig, LoraConfig, ModelConfig
+from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
+from vistune.train import keep
 from vistune.train.config import BatchConfig, DataConfig, ModelChoice, OptimConfig, TrainConfig
 from vistune.train.start import Start
+from vistune.types import Conversation, ImagePart
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -129,3 +134,37 @@ def config(coloured_squares: Path, tmp_path: Path) -> TrainConfig:
         seed=3,
         precision="fp32",
     )
+
+
+# --- Runs from folder to folder ---
+
+
+def logits(model: Llava, processor: Processor, picture: Path) -> torch.Tensor:
+    conversation = Conversation(()).then("user", ImagePart(picture), "\nLeft?").then("assistant", " red")
+    return model(lay_end_to_end([processor(conversation, train=True)]))
+
+
+@pytest.fixture
+def tiny_folder(tiny: tuple[Llava, Processor], tmp_path: Path) -> Path:
+    save_model(*tiny, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def backbones(tiny: tuple[Llava, Processor], tmp_path: Path) -> tuple[str, str]:
+    """The tiny model's language model and tower, each a folder as its publisher would save it."""
+    model, processor = tiny
+    model.causal_lm.save_pretrained(tmp_path / "language")
+    processor.tokenizer.save_pretrained(tmp_path / "language")
+    model.vision_tower.vision_model.config.save_pretrained(tmp_path / "tower")
+    state = {f"vision_model.{name}": each.contiguous() for name, each in model.vision_tower.vision_model.state_dict().items()}
+    save_file(state, tmp_path / "tower" / "model.safetensors")
+    return str(tmp_path / "language"), str(tmp_path / "tower")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Llava]:
+    """The models that runs wrote, still in memory."""
+    whole, models = keep.save_result, []
+    monkeypatch.setattr(keep, "save_result", lambda start, *rest: (models.append(start.model), whole(start, *rest))[1])
+    return models

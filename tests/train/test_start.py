@@ -10,50 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from tests.train.conftest import logits
 
 from vistune.checkpoint.adapters import is_adapter
-from vistune.checkpoint.folder import load_model, save_model
+from vistune.checkpoint.folder import load_model
 from vistune.errors import UsageError
-from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
-from vistune.model.processor import Processor
-from vistune.train import trainer
 from vistune.train.config import ModelChoice, TrainConfig, override
 from vistune.train.start import start_model
 from vistune.train.trainer import train
-from vistune.types import Conversation, ImagePart
-
-
-def logits(model: Llava, processor: Processor, picture: Path) -> torch.Tensor:
-    conversation = Conversation(()).then("user", ImagePart(picture), "\nLeft?").then("assistant", " red")
-    return model(lay_end_to_end([processor(conversation, train=True)]))
-
-
-@pytest.fixture
-def tiny_folder(tiny: tuple[Llava, Processor], tmp_path: Path) -> Path:
-    save_model(*tiny, tmp_path / "tiny")
-    return tmp_path / "tiny"
-
-
-@pytest.fixture
-def backbones(tiny: tuple[Llava, Processor], tmp_path: Path) -> tuple[str, str]:
-    """The tiny model's language model and tower, each a folder as its publisher would save it."""
-    model, processor = tiny
-    model.causal_lm.save_pretrained(tmp_path / "language")
-    processor.tokenizer.save_pretrained(tmp_path / "language")
-    model.vision_tower.vision_model.config.save_pretrained(tmp_path / "tower")
-    state = {f"vision_model.{name}": each.contiguous() for name, each in model.vision_tower.vision_model.state_dict().items()}
-    save_file(state, tmp_path / "tower" / "model.safetensors")
-    return str(tmp_path / "language"), str(tmp_path / "tower")
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Llava]:
-    """The models that runs wrote, still in memory."""
-    whole, models = trainer.save_result, []
-    monkeypatch.setattr(trainer, "save_result", lambda start, *rest: (models.append(start.model), whole(start, *rest))[1])
-    return models
 
 
 @pytest.mark.parametrize("trainable", [("projector",), ("projector", "language_model"), ("projector", "lora")])
@@ -111,6 +76,9 @@ def test_a_run_without_a_model_says_what_to_set():
         start_model(ModelChoice(language_model="smollm2-135m-instruct"))
 
 
-def test_anyres_is_refused_for_a_model_that_was_not_begun_with_it(tiny_folder: Path):
-    with pytest.raises(UsageError, match="anyres"):
-        start_model(ModelChoice(init_from=str(tiny_folder), image_mode="anyres"))
+def test_a_model_that_saw_pictures_whole_begins_to_see_them_in_tiles(tiny_folder: Path):
+    start = start_model(ModelChoice(init_from=str(tiny_folder), image_mode="anyres"))
+    config, side = start.model.config, start.model.config.image.size
+    assert (config.image.mode, config.image_newline, config.image.pinpoints[2]) == ("anyres", True, (2 * side, 2 * side))
+    assert start.model.image_newline is not None
+    assert dict(start.model.named_parameters())["image_newline"].shape == (config.text_config["hidden_size"],)

@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from vistune.checkpoint.adapters import is_adapter
 from vistune.checkpoint.backbones import new_model
 from vistune.checkpoint.folder import load_model, save_adapter, save_model
 from vistune.checkpoint.settings import read_settings
 from vistune.errors import UsageError
-from vistune.model.config import ModelConfig
+from vistune.model.config import OFFICIAL_PINPOINTS, ModelConfig
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.pull import pull
 from vistune.train.config import ModelChoice, TrainConfig
+from vistune.train.quantise import put_back
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,29 @@ def start_model(choice: ModelChoice) -> Start:
         return Start(model, processor, Bases(choice.language_model, choice.vision_tower))
     folder = pull(choice.init_from)
     model, processor = load_model(folder)
+    if choice.image_mode == "anyres":
+        begin_anyres(model)
     model.config = as_chosen(model.config, choice)
     return Start(model, Processor(processor.tokenizer, model.config), _bases_of(folder))
 
 
+def begin_anyres(model: Llava) -> None:
+    """Gives a model that saw pictures whole what it needs to see them in tiles: LLaVA-1.6's grids, and a line break that is yet to learn.
+
+    NeXT's stage 1 sees pictures whole, too; its line break begins in stage 2, as random as here.
+    """
+    if model.image_newline is None:
+        width = int(model.config.text_config["hidden_size"])
+        model.image_newline = nn.Parameter((torch.randn(width) / width**0.5).to(model.dtype))
+    if not model.config.image.pinpoints:
+        side = model.config.image.size
+        grids = tuple((width // 336 * side, height // 336 * side) for width, height in OFFICIAL_PINPOINTS)
+        model.config = replace(model.config, image=replace(model.config.image, pinpoints=grids, pinpoint_order="original"))
+    model.config = replace(model.config, image_newline=True)
+
+
 def as_chosen(config: ModelConfig, choice: ModelChoice) -> ModelConfig:
-    """The model's config with the stage's template, image mode and context. Raises UsageError for AnyRes that the model does not have."""
-    if choice.image_mode == "anyres" and not (config.image_newline and config.image.pinpoints):
-        raise UsageError(
-            "model.image_mode=anyres needs a model that was begun with it (LLaVA-1.6: a learned line break, a list of grids); use pad or "
-            "square."
-        )
+    """The model's config with the stage's template, image mode and context."""
     longest = int(config.text_config["max_position_embeddings"])
     return replace(
         config,
@@ -86,7 +100,12 @@ def _bases_of(folder: Path) -> Bases | None:
 
 
 def save_result(start: Start, config: TrainConfig, folder: Path) -> Path:
-    """Writes the trained model: what training added where the backbones are as published, else all of it."""
+    """Writes the trained model: what training added where the backbones are as published, else all of it.
+
+    What was quantised for training is saved as it was before: an adapter is merged into its base itself.
+    """
+    if config.model.quantise != "none":
+        put_back(start.model, start_model(config.model).model)
     untouched = not {"language_model", "vision_tower"} & set(config.trainable)
     if start.bases is not None and untouched:
         save_adapter(
