@@ -118,7 +118,8 @@ def _named(source: ImageSource) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        name = repr(str(source)) if isinstance(source, Path) else "The image"
+        named = source if isinstance(source, Path) else getattr(source, "name", "")  # bytes may remember the file they were
+        name = repr(str(named)) if named else "The image"
         raise ImageError(error.reason, f"{name}: {error}.") from error.__cause__
 
 

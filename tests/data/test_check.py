@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_a_picture_in_many_rows_is_opened_once_and_its_verdict_is_for_all(folder
     monkeypatch.setattr(check, "open_image", lambda source, root: opened.append(source))
     check_file(file, folder)
     assert opened == [folder / "cat.png", folder / "gone.png"]
+
+
+@pytest.mark.parametrize("how", ["decode", "header", "none"])
+def test_pictures_in_tars_are_checked_like_files(folder: Path, how: check.PictureCheck):
+    (folder / "cut.png").write_bytes((folder / "cat.png").read_bytes()[:-30])
+    with tarfile.open(folder / "pictures.tar", "w") as tar:
+        tar.add(folder / "cat.png", "cat.png")
+        tar.add(folder / "cut.png", "cut.png")
+    file = write_rows(folder / "rows.json", row(), row(id="2", image="gone.png"), row(id="3", image="cut.png"))
+    report = check_file(file, folder / "pictures.tar", pictures=how)
+    in_files = check_file(file, folder, pictures=how)
+    assert [(each.row, each.reason) for each in report.rejected] == [(each.row, each.reason) for each in in_files.rejected]
+    assert report.usable == (3 if how == "none" else 1)
+    assert all(name in each.message for name, each in zip(("gone.png", "cut.png"), report.rejected, strict=False))
 
 
 def test_a_file_cut_short_passes_the_header_and_not_the_decoder(folder: Path):

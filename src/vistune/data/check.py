@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistune.data.pictures import absolute_folder
+from vistune.data.shards import PictureShards, tars_at
 from vistune.data.stats import Spread
 from vistune.data.validate import Rejection, reason_of
 from vistune.errors import ContextLengthError, DataError, ImageError
@@ -66,10 +67,10 @@ class CheckReport:
 
 
 class PictureChecker:
-    """Looks at each picture file once, however many rows show it."""
+    """Looks at each picture file once, however many rows show it. Files named below `root` may lie in `shards` instead."""
 
-    def __init__(self, root: Path, how: PictureCheck = "decode"):
-        self._root, self._how = root, how
+    def __init__(self, root: Path, how: PictureCheck = "decode", shards: PictureShards | None = None):
+        self._root, self._how, self._shards = root, how, shards
         self._verdicts: dict[Path, ImageError | None] = {}
 
     def __call__(self, source: ImageSource) -> None:
@@ -88,6 +89,8 @@ class PictureChecker:
             raise ImageError(verdict.reason, str(verdict))
 
     def _look(self, source: ImageSource) -> None:
+        if self._shards and isinstance(source, Path):
+            source = self._shards.read(source)
         (open_image if self._how == "decode" else image_size)(source, root=self._root)
 
 
@@ -102,7 +105,7 @@ def check_file(
     """Reads every row of a file of any of the formats.
 
     Args:
-        images: the folder that picture names start from; nothing outside it is opened.
+        images: the folder that picture names start from, or tars in its place (see `shards.py`); nothing outside it is opened.
         measure: record → tokens, with pictures expanded; raises DataError or ContextLengthError for what a model could not train on.
         reject: gets every row that cannot be used, as it is found.
 
@@ -110,7 +113,8 @@ def check_file(
     """
     report = CheckReport()
     images = absolute_folder(images)
-    look = PictureChecker(images, pictures)
+    shards = PictureShards(images) if tars_at(images) else None
+    look = PictureChecker(images, pictures, shards)
     ids: dict[bytes, int] = {}
     contents: dict[bytes, int] = {}
     for number, row in enumerate(read_rows(path)):
@@ -120,7 +124,7 @@ def check_file(
             for image in example.conversation.images:
                 look(image.source)
             if measure is not None:
-                report.tokens.add(measure(example))
+                report.tokens.add(measure(shards.filled(example) if shards else example))
         except (DataError, ContextLengthError) as error:
             rejection = Rejection(number, reason_of(error), str(error))
             report.rejected.append(rejection)

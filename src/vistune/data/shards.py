@@ -38,9 +38,11 @@ def tars_at(images: Path) -> list[Path]:
 
     A folder of pictures beside which the tar they came from was left is a folder of pictures.
     """
-    if images.suffix == ".tar":
+    if images.suffix == ".tar" and images.is_file():
         return [images]
     tars: list[Path] = []
+    if not images.is_dir():
+        return tars
     with os.scandir(images) as entries:
         for entry in entries:
             if entry.name.startswith("."):
