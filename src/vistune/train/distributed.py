@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ def start_world(config: TrainConfig) -> Iterator[World]:
     # Broken connections are not waited for when this process is about to end by an error.
     ended_well = False
     try:
-        yield World(rank, size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        yield World(rank, size, device, group)
         ended_well = True
     except RuntimeError as error:
         if not _tells_of_others(error):
@@ -225,6 +227,8 @@ def parallelize(model: Llava, config: TrainConfig, world: World) -> Llava:
     held = {parameter for name, parameter in model.named_parameters() if _is_held_whole(name, parameter, config)}
     divided = [parameter for parameter in model.parameters() if parameter not in held]
     if config.objective == "align":
+        # It warns of what would be done in place to the projector's output; the objective does nothing so.
+        warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
         fully_shard(model.multi_modal_projector, mesh=mesh, ignored_params=held)
         for entrance in ("read", "content"):
             if hasattr(model.multi_modal_projector, entrance):
@@ -265,6 +269,13 @@ def _twin(model: Llava) -> Llava:
     return twin
 
 
+def let_go(model: nn.Module) -> None:
+    """Has each process hold its shards only, as after a backward pass: after a forward alone the root still has its weights whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @contextmanager
 def gathered(model: Llava, whole: Llava, world: World, device: torch.device) -> Iterator[None]:
     """Fills `whole` with the divided weights of `model`, on `device`, while the block runs, in the first process; the others help.
@@ -275,7 +286,7 @@ def gathered(model: Llava, whole: Llava, world: World, device: torch.device) -> 
     filled: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if isinstance(parameter, DTensor):
-            full = parameter.detach().full_tensor()
+            full = cast(DTensor, parameter.detach()).full_tensor()
             if world.main:
                 places[name].data = full.to(device)
                 filled.append(places[name])

@@ -1,0 +1,281 @@
+"""Two processes learn what one learns: the same rows, losses and weights, however rows and pictures fall to them.
+
+The processes are forks that meet in a file, so no port is needed and any number of test runs may go on at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.faults.tiny_training import ended, spawn, train_on
+
+from vistune.checkpoint.resume import saved_steps
+from vistune.checkpoint.tensors import open_weights
+from vistune.errors import UnknownName, UsageError, WorkerError
+from vistune.model.inputs import lay_end_to_end
+from vistune.model.llava import Llava
+from vistune.model.processor import Processor
+from vistune.train import trainer
+from vistune.train.config import TrainConfig, override
+from vistune.train.distributed import World, start_world
+from vistune.train.metrics import read_metrics
+from vistune.train.objectives import Prepared
+from vistune.train.step import Stepper
+from vistune.types import Conversation
+
+
+def together(folder: Path, action: Callable[[], object], size: int = 2, timeout: float = 120.0) -> list[int]:
+    """Runs `action` in so many processes that know each other; gives their exit codes."""
+    meeting = folder / f"meeting-{len(list(folder.glob('meeting-*')))}"
+    pids = [spawn(lambda rank=rank: _joined(meeting, rank, size, timeout, action)) for rank in range(size)]
+    return [ended(pid) for pid in pids]
+
+
+def _joined(meeting: Path, rank: int, size: int, timeout: float, action: Callable[[], object]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    action()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, coloured_squares: Path) -> Path:
+    """Of twelve rows the first eight have a picture, so that pictures run out before the rows do."""
+    folder = tmp_path_factory.mktemp("rows")
+    found = json.loads((coloured_squares / "rows.json").read_text())[:12]
+    for number, row in enumerate(found):
+        if number >= 8:
+            del row["image"]
+            row["conversations"][0]["value"] = "Which colour does the sky have, and which the grass?"
+    (folder / "rows.json").write_text(json.dumps(found))
+    (folder / "annotations.jsonl").write_text((coloured_squares / "annotations.jsonl").read_text())
+    for picture in coloured_squares.glob("*.png"):
+        (folder / picture.name).write_bytes(picture.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def shared(config: TrainConfig, rows: Path, start: Callable[..., None]) -> TrainConfig:
+    """Five rows a step, each in a forward of its own or nearly: of two processes one has less to do."""
+    changes = {"data.root": str(rows), "batch.conversations": 5, "batch.tokens_per_forward": 60, "lora.dropout": 0.0, "optim.lr": 1e-3}
+    return override(config, {**changes, "max_steps": 4, "device": "cpu", "data.workers": 0})
+
+
+def numbers(config: TrainConfig) -> list[float]:
+    """Each step's loss and gradient norm, and the validation losses."""
+    rows = read_metrics(Path(config.output) / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, sum("loss" in row for row in rows) + 1))
+    return [row[name] for name in ("loss", "gradient_norm", "validation_loss") for row in rows if name in row]
+
+
+def ids(config: TrainConfig) -> list[Any]:
+    lines = Path(config.output).with_suffix(".rows").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def note_forwards(path: Path) -> Iterator[None]:
+    """Lets steps write down, for each of this process's forwards, how many rows and pictures it has."""
+    whole = Stepper.compute
+
+    def compute(stepper: Stepper, step: int, forwards: Sequence[Sequence[Prepared]]) -> Any:
+        counts = [[len(group), sum(len(each.inputs.views) for each in group)] for group in forwards]
+        with path.with_suffix(f".forwards{stepper.world.rank}").open("a") as file:
+            file.write(json.dumps(counts) + "\n")
+        return whole(stepper, step, forwards)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stepper, "compute", compute)
+        yield
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "projector": {"trainable": "projector"},
+    "lora": {"trainable": "projector,lora"},
+    "full": {"trainable": "projector,language_model,vision_tower", "data.validation_rows": 2, "validate_every": 2},
+    "lora, all divided": {"trainable": "lora", "parallel.shard": "all", "activation_checkpointing": True},
+    "replicas": {"trainable": "projector,language_model", "parallel.replicas": 2},
+    "align": {"trainable": "projector", "objective": "align", "data.dataset": "annotations.jsonl"},
+}
+
+
+def test_two_processes_learn_what_one_learns(shared: TrainConfig, tmp_path: Path):
+    configs = {name: override(shared, {**changes, "output": str(tmp_path / name)}) for name, changes in VARIANTS.items()}
+    alone = {name: override(each, {"output": f"{each.output}-alone", "parallel.replicas": 1}) for name, each in configs.items()}
+
+    def train_all() -> None:
+        for each in configs.values():
+            with note_forwards(Path(each.output)):
+                train_on(each, resume=False)
+
+    def train_alone() -> None:
+        for each in alone.values():
+            train_on(each, resume=False)
+
+    child = spawn(train_alone)
+    assert together(tmp_path, train_all) == [0, 0]
+    assert ended(child) == 0
+    for name, each in configs.items():
+        assert sorted(ids(each)) == sorted(2 * ids(alone[name])), name
+        assert numbers(each) == pytest.approx(numbers(alone[name]), rel=1e-6), name
+        found, expected = (open_weights(Path(one.output) / "model") for one in (each, alone[name]))
+        assert found.keys() == expected.keys()
+        for tensor in found:
+            torch.testing.assert_close(found[tensor].read(), expected[tensor].read(), rtol=1e-4, atol=1e-5, msg=f"{name}: {tensor}")
+    _check_that_work_was_uneven(Path(configs["projector"].output))
+
+
+def _check_that_work_was_uneven(output: Path) -> None:
+    both = [[json.loads(line) for line in output.with_suffix(f".forwards{rank}").read_text().splitlines()] for rank in range(2)]
+    forwards = [pair for steps in zip(*both, strict=True) for pair in zip(*steps, strict=True)]
+    assert any(first[1] and second[0] and not second[1] or second[1] and first[0] and not first[1] for first, second in forwards)
+    assert any(not first[0] or not second[0] for first, second in forwards)
+
+
+# --- Stopping and going on -------------------------------------------------------------------------------------------------------------
+
+
+def stop_before(config: TrainConfig, step: int) -> None:
+    """Trains on until a step begins, and leaves as a process does that is killed: without a word to disk."""
+    whole = Stepper.compute
+
+    def compute(stepper: Stepper, number: int, *rest: Any) -> Any:
+        if number == step:
+            raise KeyboardInterrupt
+        return whole(stepper, number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Stepper, "compute", compute)
+        train_on(config)
+
+
+def test_a_run_goes_on_with_more_or_fewer_processes_and_past_a_damaged_shard(shared: TrainConfig, tmp_path: Path):
+    config = override(shared, {"trainable": "projector,lora", "max_steps": 6, "save_every": 1, "keep_checkpoints": 9})
+    whole, changed, same = (override(config, {"output": str(tmp_path / name)}) for name in ("whole", "changed", "same"))
+
+    def in_two() -> None:
+        train_on(whole)
+        stop_before(same, 3)
+        train_on(same)
+        stop_before(changed, 4)
+
+    assert ended(spawn(lambda: stop_before(changed, 2))) == 0
+    assert together(tmp_path, in_two) == [0, 0]
+    checkpoints = Path(changed.output) / "checkpoints"
+    assert saved_steps(checkpoints) == [1, 2, 3, 4]
+    shards = sorted((checkpoints / "step-00000004").glob("*.safetensors"))
+    assert [shard.name.split("-model")[0] for shard in shards] == ["shard-00001", "shard-00002"]
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"\0")
+    assert together(tmp_path, lambda: stop_before(changed, 5)) == [0, 0]
+    assert ended(spawn(lambda: train_on(changed))) == 0
+
+    assert numbers(same) == numbers(whole)
+    assert numbers(changed) == pytest.approx(numbers(whole), rel=1e-6)
+    assert {(step, *rows) for step, rows in ids(changed)} == {(step, *rows) for step, rows in ids(whole)}
+    models = [{name: slot.read() for name, slot in open_weights(Path(each.output) / "model").items()} for each in (whole, same)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+# --- What goes wrong -------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_first_process_fails_at_all_fail_at_alike(shared: TrainConfig, tmp_path: Path):
+    def failing(error: Exception) -> Callable[[], object]:
+        def act() -> None:
+            with start_world(shared) as world, pytest.raises(type(error)) as caught:
+                world.on_main(lambda: (_ for _ in ()).throw(error))
+            assert str(caught.value) == str(error)
+            with start_world(shared) as world, pytest.raises(type(error)), world.main_first():
+                if world.main:
+                    raise error
+
+        return act
+
+    for error in (UnknownName("projector", "linaer", ["linear"]), OSError(28, "No space left on device", "there")):
+        assert together(tmp_path, failing(error)) == [0, 0]
+
+
+def test_processes_that_were_started_differently_are_refused(shared: TrainConfig, tmp_path: Path):
+    def differing() -> None:
+        with pytest.raises(UsageError, match=r"differ in: setting optim\.lr"):
+            train_on(override(shared, {"optim.lr": 1e-3 * (1 + dist.get_rank())}), resume=False)
+
+    assert together(tmp_path, differing) == [0, 0]
+
+
+def test_a_process_that_dies_ends_the_others(shared: TrainConfig, tmp_path: Path):
+    config = override(shared, {"save_every": 1})
+
+    def one_dies() -> None:
+        whole = Stepper.update
+
+        def update(stepper: Stepper, step: int, total_steps: int) -> float:
+            if step == 2 and stepper.world.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(stepper, step, total_steps)
+
+        Stepper.update = update  # type: ignore[method-assign]
+        train_on(config)
+
+    assert together(tmp_path, one_dies, timeout=60) == [WorkerError.exit_code, -signal.SIGKILL]
+    assert saved_steps(Path(config.output) / "checkpoints") == [1, 2]
+    assert together(tmp_path, lambda: train_on(config)) == [0, 0]
+    assert len(numbers(config)) == 2 * 4
+
+
+def test_samples_are_answered_by_the_whole_model_in_the_first_process(shared: TrainConfig, tmp_path: Path):
+    config = override(
+        shared, {"trainable": "projector,language_model", "max_steps": 2, "sample_every": 1, "activation_checkpointing": True}
+    )
+
+    def sample(model: Llava, processor: Processor, conversations: Sequence[Conversation]) -> list[str]:
+        batch = lay_end_to_end([processor(each, train=False) for each in conversations])
+        return [f"{model(batch).double().sum():.3f}"] * len(conversations)
+
+    def answers(each: TrainConfig) -> list[float]:
+        return [float(json.loads(line)["answer"]) for line in (Path(each.output) / "samples.jsonl").read_text().splitlines()]
+
+    alone = override(config, {"output": str(tmp_path / "alone")})
+    assert together(tmp_path, lambda: trainer.train(config, sampler=sample)) == [0, 0]
+    assert ended(spawn(lambda: trainer.train(alone, sampler=sample))) == 0
+    assert answers(config) == pytest.approx(answers(alone), rel=1e-4)
+    assert len(set(answers(config))) == 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes", "complaint"),
+    [
+        (3, {"parallel.replicas": 2}, "parallel.replicas=2 does not divide the 3"),
+        (1, {"parallel.replicas": 2}, "parallel.replicas=2 does not divide the 1"),
+        (8, {}, "batch.conversations=5"),
+        (2, {"parallel.timeout": 0.0}, "parallel.timeout=0"),
+        (2, {"objective": "align", "trainable": "projector,vision_tower"}, "the projector alone"),
+        (2, {"parallel.shard": "all", "model.quantise": "nf4"}, "parallel.shard=trained"),
+        (2, {}, "'RANK' is not"),
+    ],
+)
+def test_processes_that_do_not_fit_the_run_are_refused_before_they_meet(
+    shared: TrainConfig, monkeypatch: pytest.MonkeyPatch, processes: int, changes: dict[str, Any], complaint: str
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    with pytest.raises(UsageError, match=complaint), start_world(override(shared, changes)):
+        pytest.fail("they met")
+
+
+def test_a_process_alone_asks_nobody():
+    alone = World(0, 1, torch.device("cpu"))
+    assert alone.main
+    assert alone.any(True)
+    assert not alone.any(False)
+    assert alone.sum(torch.tensor(2.0)) == 2.0
+    assert alone.on_main(lambda: 3) == 3
