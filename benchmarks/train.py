@@ -134,8 +134,9 @@ class Run:
             except subprocess.TimeoutExpired:
                 code = -1
         done: list[dict[str, Any]] = json.loads(answers.read_text()) if answers.is_file() else []
-        ended = f"the process ended with code {code} (-9: killed, as a rule for memory): " + log.read_text()[-600:]
-        done += [{"error": ended}] * (len(chosen) - len(done))
+        ends = {-1: f"it took more than {BLOCK_SECONDS} s", -9: "it was killed, as a rule for memory"}
+        ended = f"{ends.get(code, f'it ended with code {code}')}: {' '.join(log.read_text().split())[-300:]}"
+        done += [{"error": ended} for _ in range(len(chosen) - len(done))]
         for block in done:
             block["wall_seconds"] = round(time.perf_counter() - began, 1)
         return done
@@ -211,10 +212,10 @@ def main() -> None:
         else:
             run.by_rounds(patterns)
     results = json.loads(out.read_text())
-    for part in report.tables(report.rows(results["blocks"])).values():
-        print(part, end="\n\n")
     if options.quick:
         sys.exit(_complaints(results["blocks"]))
+    for part in report.tables(report.rows(results["blocks"])).values():
+        print(part, end="\n\n")
     report.write_page(results)
 
 

@@ -134,8 +134,7 @@ def training_cell(name: str, quick: bool) -> Cell:
     stage, shape = CONFIGS[config]
     if quick:
         shape = shape.replace("smol", "small")
-    sizes = {"batch": 4, "steps": 1} if quick else {"batch": 8, "steps": 2}
-    job = replace(Job(config, peer, stage, shape, **sizes), **PEERS[peer])
+    job = replace(Job(config, peer, stage, shape, batch=4 if quick else 8, steps=1 if quick else 2), **PEERS[peer])
     per_row = _GUESS.get(peer) or _GUESS[peer.split(":")[0]]
     seconds = _START_SECONDS + (job.warm + job.steps) * job.batch * per_row * _BESIDE[config]
     return Cell("train", name, job, seconds)

@@ -84,7 +84,7 @@ def _per_device(job: Job) -> int:
 
 def _model(job: Job, files: Files) -> Any:
     """The model as this stage trains it. Everything frozen asks for no gradient; `frozen_bf16` also holds it in the forward's format."""
-    model = LlavaForConditionalGeneration.from_pretrained(files.model, dtype=torch.float32, attn_implementation="sdpa")
+    model: Any = LlavaForConditionalGeneration.from_pretrained(files.model, dtype=torch.float32, attn_implementation="sdpa")
     model.config.use_cache = False
     model.config.text_config.use_cache = False
     model.requires_grad_(False)
@@ -137,7 +137,7 @@ def _trainer(job: Job, model: Any, files: Files, clock: Clock, scratch: Path) ->
     }
     if job.peer.startswith("trl"):
         from transformers import AutoTokenizer
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
         arguments = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
         return SFTTrainer(args=arguments, processing_class=AutoTokenizer.from_pretrained(files.model), **given)

@@ -65,16 +65,15 @@ def _rows(job: Job, files: Files) -> tuple[list[Batch], Callable[[Sequence[int]]
     from vistune.data.collate import collate
     from vistune.formats import example_from_row, read_rows
     from vistune.model.processor import Processor
-    from vistune.train.objectives import NextToken
 
     raw = [row for row in read_rows(files.data / "rows.json") if "image" in row]
     examples = [example_from_row(row, files.pictures, row_number=number) for number, row in enumerate(raw)]
     config = replace(model_config(job.shape), template=template_of(job.stage))
-    objective = NextToken(examples, Processor(read_tokenizer(files.model), config), "answers")
+    processor = Processor(read_tokenizer(files.model), config)
     rows = [{"path": files.pictures / row["image"], "conversations": row["conversations"]} for row in raw]
 
     def read(places: Sequence[int]) -> Batch:
-        batch = collate([objective.prepare(place).inputs for place in places])
+        batch = collate([processor(examples[place].conversation, train=True) for place in places])
         return {"pixel_values": batch.pixel_values, "input_ids": batch.input_ids, "labels": batch.labels}
 
     return rows, read

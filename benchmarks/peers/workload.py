@@ -192,6 +192,7 @@ def typical_rows(stage: Stage, per_picture: int, *, batch: int, warm: int, timed
     """Rows whose timed part has the mixture's own mean length and padding, as nearly as 400 draws find them.
 
     A few batches drawn blindly would say more about the luck of the draw than about a trainer: one row in twenty is three times as long.
+    Draws with a row over twice the mean are left out: padded to it, a batch of eight in fp32 would not fit into 24 GB at some peers.
     """
     expected = [each.total(per_picture) for each in drawn_lengths(stage, 20_000, per_picture, 0, scale)]
     mean, padded = sum(expected) / len(expected), padding(expected, batch)
@@ -200,8 +201,9 @@ def typical_rows(stage: Stage, per_picture: int, *, batch: int, warm: int, timed
         totals = [each.total(per_picture) for each in rows[warm * batch :]]
         return abs(sum(totals) / len(totals) / mean - 1) + abs(padding(totals, batch) / padded - 1)
 
-    draws = (drawn_lengths(stage, (warm + timed) * batch, per_picture, seed, scale) for seed in range(1, 401))
-    return min(draws, key=distance)
+    draws = (drawn_lengths(stage, (warm + timed) * batch, per_picture, seed, scale) for seed in range(1, 2001))
+    fitting = (rows for rows in draws if max(each.total(per_picture) for each in rows) <= 2 * mean)
+    return min(fitting, key=distance)
 
 
 def grouped_rows(per_picture: int, *, batch: int, warm: int, timed: int, scale: float = 1.0) -> list[Length]:
@@ -260,7 +262,7 @@ def _turns(stage: Stage, length: Length, words: Iterator[tuple[str, int]]) -> li
     """Questions and answers of about `length.text` tokens, of which some 55 % are answers; one caption in stage 1."""
     if stage == "stage1":
         return [{"from": "human", "value": f"Describe.\n{IMAGE_TOKEN}"}, {"from": "gpt", "value": _said(length.text - 1, words)}]
-    system, around = 40, 10  # the template's own words, once and for each turn
+    system, around = 40, 5  # the words of the template, once and for each turn
     pairs = max(1, min(8, length.text // 90))
     each = max(8.0, (length.text - system) / pairs - around)
     turns = []
