@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 # N supervised positions · D width · V vocabulary
+
+NUMBERS_IN_CACHE = 2**20
+"""How many logits a CPU turns into gradients at a time: few enough (4 MB) to stay in its cache from one pass over them to the next."""
 
 
 def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, chunk_size: int) -> Tensor:
@@ -52,23 +54,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty(hidden.shape, dtype=dtype, device=hidden.device) if needs_hidden else None
         weight_grad = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         bias_grad = torch.zeros(weight.shape[0], dtype=wide, device=weight.device) if needs_bias else None
+        learns = needs_hidden or needs_weight or needs_bias
+        held = torch.empty(min(chunk_size, len(hidden)), len(weight), dtype=dtype, device=hidden.device)  # the same memory for all chunks
         for start in range(0, hidden.shape[0], chunk_size):
             part, expected = hidden[start : start + chunk_size].to(dtype), targets[start : start + chunk_size, None]
-            logits = F.linear(part, cast_weight, cast_bias).to(wide)
-            log_normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            loss += (log_normaliser - logits.gather(1, expected)).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
-                continue
-            # d loss / d logits = softmax - one hot, made in place of the logits
-            logits_grad = logits.sub_(log_normaliser).exp_()
-            logits_grad.scatter_add_(1, expected, torch.full_like(expected, -1, dtype=wide))
-            if bias_grad is not None:
-                bias_grad += logits_grad.sum(dim=0)
-            narrow = logits_grad.to(dtype)
+            logits = held[: len(part)]
+            if cast_bias is None:
+                torch.mm(part, cast_weight.t(), out=logits)
+            else:
+                torch.addmm(cast_bias, part, cast_weight.t(), out=logits)
+            block_size = len(part) if hidden.device.type != "cpu" else max(1, NUMBERS_IN_CACHE // len(weight))
+            for narrow_block, labels in zip(logits.split(block_size), expected.split(block_size), strict=True):
+                loss += _loss_and_gradient(narrow_block, labels, wide, bias_grad, learns=learns)
             if hidden_grad is not None:
-                torch.mm(narrow, cast_weight, out=hidden_grad[start : start + chunk_size])
+                torch.mm(logits, cast_weight, out=hidden_grad[start : start + chunk_size])
             if weight_grad is not None:
-                weight_grad += narrow.t() @ part
+                weight_grad += logits.t() @ part
         ctx.gradients = (hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = (hidden.dtype, weight.dtype, weight.dtype)
         return loss
@@ -81,3 +82,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         ]
         return (*gradients, None, None, None)
+
+
+def _loss_and_gradient(logits: Tensor, labels: Tensor, wide: torch.dtype, bias_grad: Tensor | None, *, learns: bool) -> Tensor:
+    """The summed loss of some positions; leaves d loss / d logits, softmax - one hot, in place of their logits if something learns."""
+    block = logits.to(wide)
+    top = block.amax(dim=-1, keepdim=True)
+    right = block.gather(1, labels) - top
+    total = block.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    if learns:
+        block.div_(total).scatter_add_(1, labels, torch.full_like(labels, -1, dtype=wide))
+        if bias_grad is not None:
+            bias_grad += block.sum(dim=0)
+        logits.copy_(block)
+    return (total.log() - right).sum()
