@@ -27,6 +27,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from vistune.checkpoint.tensors import read_header
 from vistune.errors import CheckpointError, ResumeMismatch, SaveError
 from vistune.journal import atomic_folder, verify_manifest, write_manifest
 
@@ -72,25 +73,25 @@ def save_state(folder: Path, state: TrainingState, tensors: Mapping[str, Tensor]
     """
     target = step_folder(folder, state.step)
     page = {"format": _FORMATS[-1], "step": state.step, "fingerprints": dict(state.fingerprints), "progress": dict(state.progress)}
-    with ExitStack() as unsealed:
-        # Only a damaged folder can be in the way: from a good one the run would have gone on.
-        unfinished = world.on_main(lambda: unsealed.enter_context(atomic_folder(target, existing="replace")))
-        try:
+    try:
+        with ExitStack() as unsealed:
+            # Only a damaged folder can be in the way: from a good one the run would have gone on.
+            unfinished = world.on_main(lambda: unsealed.enter_context(atomic_folder(target, existing="replace")))
             writer = HuggingFaceStorageWriter(str(unfinished), fqn_to_index_mapping=_files_of(tensors, world.size), save_distributed=True)
             with _quiet():
                 state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
-        except CheckpointException as error:
-            raise SaveError(f"Saving {target} failed: {_reason(error)}. Earlier checkpoints are untouched.") from error
 
-        def seal() -> None:
-            (unfinished / _STATE).write_text(json.dumps(page, indent=2) + "\n")
-            write_manifest(unfinished)
-            unsealed.close()  # durable, and under its name
+            def seal() -> None:
+                (unfinished / _STATE).write_text(json.dumps(page, indent=2) + "\n")
+                write_manifest(unfinished)
+                _check_whole(unfinished)
+                unsealed.close()  # durable, and under its name
 
-        try:
             world.on_main(seal)
-        except OSError as error:
-            raise SaveError(f"Saving {target} failed: {error}. Earlier checkpoints are untouched.") from error
+    except CheckpointException as error:
+        raise SaveError(f"Saving {target} failed: {_reason(error)}. Earlier checkpoints are untouched.") from error
+    except (OSError, CheckpointError) as error:  # whatever the reason, a run can go on without this one
+        raise SaveError(f"Saving {target} failed: {error}. Earlier checkpoints are untouched.") from error
     return target
 
 
@@ -156,6 +157,15 @@ def read_state(path: Path) -> TrainingState:
             "step."
         )
     return TrainingState(page["step"], page["fingerprints"], page["progress"])
+
+
+def _check_whole(folder: Path) -> None:
+    """Finds a write that was cut short unnoticed: a manifest of what is there cannot know what is not."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            read_header(path)
+        elif path.suffix == ".json":
+            _read_page(path)
 
 
 def _read_page(path: Path) -> dict[str, Any]:
