@@ -50,7 +50,7 @@ class DataConfig:
     dataset: str
     root: str = "."
     images: str = ""
-    """Folder of the pictures; empty means the dataset's own, or the folder of the data file."""
+    """Folder of the pictures, or a `.tar` of them, or a folder of tars; empty means the dataset's own, or the folder of the data file."""
     mask: LossMask = "answers"
     image_place: ImagePlace = "as_written"
     bad_rows: Literal["stop", "skip"] = "stop"
