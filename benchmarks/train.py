@@ -75,6 +75,10 @@ def _do(kind: str, job: Job, root: Path, scratch: Path) -> dict[str, Any]:
         from peers import hf
 
         measured = hf.run(job, files, scratch)
+    if measured.notes.get("of_limit", 0.0) > 1.0:
+        raise RuntimeError(
+            f"{measured.notes['of_limit']:.0%} of the limit: the machine was busy when its speed was measured. Leave it alone."
+        )
     tokens = tokens_of_steps(job, examples)
     assert len(tokens) == len(measured.seconds) == job.steps
     return measured.as_json() | {"tokens": tokens, "samples": job.batch * job.steps, "padding": padding_of(job, examples)}
@@ -154,11 +158,11 @@ class Run:
             self._keep(cell, block)
 
     def by_rounds(self, patterns: Sequence[str]) -> None:
-        gates = cells.chosen(cells.gates(False), patterns)
         headline, once = cells.chosen(cells.headline(False), patterns), cells.chosen(cells.once(False), patterns)
-        for cell in gates:
-            if not self.good(cell):
-                self.measure(cell)
+        needed = {cells.gate_name(cell.job.stage, cell.job.shape, cell.job.peer) for cell in (*headline, *once) if cell.kind == "train"}
+        for gate in cells.gates(False):
+            if gate.name in needed and not self.good(gate):
+                self.measure(gate)
         for number in range(MOST_BLOCKS):
             for cell in headline:
                 done = self.good(cell)
