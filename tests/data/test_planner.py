@@ -81,6 +81,12 @@ def test_the_nth_forwards_of_all_ranks_are_alike():
     assert waiting < 1.05  # of the time, at most a twentieth is waiting for the slowest rank
 
 
+def test_who_gets_the_heaviest_forward_gets_a_lighter_one_next():
+    sizes = [RowSize(length) for length in (85, 100, 90, 95)]
+    plan = plan_step(sizes, 2, 100)
+    assert [[sizes[forward[0]].tokens for forward in rank] for rank in plan] == [[100, 85], [95, 90]]
+
+
 def test_a_great_many_short_rows_are_dealt_without_comparing_all_pairs():
     plan = plan_step([RowSize(1 + place % 7) for place in range(30_000)], 2, 10**6)
     assert [sum(1 + place % 7 for place in rank[0]) for rank in plan] == [pytest.approx(60_000, rel=1e-3)] * 2

@@ -70,12 +70,11 @@ def plan_step(sizes: Sequence[RowSize], ranks: int, budget: int) -> tuple[Forwar
     places = np.full((ranks * forwards, max(1, table.shape[1])), -1, np.int64)
     places[: len(table), : table.shape[1]] = np.where(table >= 0, np.append(others, -1)[table], -1)
     places[len(table) :, 0] = alone
-    heaviest_first = np.argsort(-_sums(places, work.sum(1)), kind="stable")
-    places = np.sort(places[heaviest_first], 1)
+    places = np.sort(places, 1)
     contents = [tuple(slot[empty:]) for slot, empty in zip(places.tolist(), (places < 0).sum(1).tolist(), strict=True)]
-    # The n-th forwards of all ranks run at the same time and are alike; who got the heaviest of them gets the lightest of the next.
-    turns = [contents[turn * ranks : (turn + 1) * ranks][:: -1 if turn % 2 else 1] for turn in range(forwards)]
-    return tuple(zip(*turns, strict=True))
+    # Slots are dealt like rows: the n-th forwards of all ranks, which run at the same time, are alike, and all together come to the same.
+    shares = _deal(_sums(places, work), ranks)  # [ranks, forwards]
+    return tuple(tuple(contents[slot] for slot in share) for share in shares.tolist())
 
 
 def _first_fit(lengths: Sequence[int], budget: int) -> Forwards:
