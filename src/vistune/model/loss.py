@@ -52,7 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         hidden_grad = torch.empty(hidden.shape, dtype=dtype, device=hidden.device) if needs_hidden else None
-        weight_grad = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        weight_grad: Tensor | None = None
         bias_grad = torch.zeros(weight.shape[0], dtype=wide, device=weight.device) if needs_bias else None
         learns = needs_hidden or needs_weight or needs_bias
         held = torch.empty(min(chunk_size, len(hidden)), len(weight), dtype=dtype, device=hidden.device)  # the same memory for all chunks
@@ -68,8 +68,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss += _loss_and_gradient(narrow_block, labels, wide, bias_grad, learns=learns)
             if hidden_grad is not None:
                 torch.mm(logits, cast_weight, out=hidden_grad[start : start + chunk_size])
-            if weight_grad is not None:
-                weight_grad += logits.t() @ part
+            if needs_weight:
+                product = logits.t() @ part
+                weight_grad = product.to(wide) if weight_grad is None else weight_grad.add_(product)
+        if needs_weight and weight_grad is None:
+            weight_grad = torch.zeros(weight.shape, dtype=wide, device=weight.device)
         ctx.gradients = (hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = (hidden.dtype, weight.dtype, weight.dtype)
         return loss
@@ -78,9 +81,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (scale,) = grad_outputs
+        # Scaled in place: a head's gradient is the largest tensor of a step, and there is no second backward pass.
         gradients = [
-            None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+            None if gradient is None else gradient.mul_(scale).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
         ]
+        ctx.gradients = None
         return (*gradients, None, None, None)
 
 
