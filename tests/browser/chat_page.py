@@ -1,17 +1,14 @@
-"""The web chat in a headless Chromium, over a scripted model. Skips where there is no Chromium or no playwright."""
+"""The web chat in a headless Chromium, over a scripted model."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from tests.serve.live import Live, live, png
 
 from vistune.chat_model import ScriptedChatModel
@@ -19,7 +16,6 @@ from vistune.serve.api import Settings
 from vistune.serve.server import LOOPBACK_NAMES
 from vistune.types import Conversation, SamplingParams
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 120_000
 """Milliseconds that a step may take: how long one takes says something about the machine, not about the page."""
 
@@ -40,19 +36,6 @@ def chat_server(script: Any = scripted, *, pause: float = 0.01, **settings: Any)
     settings = {"hosts": frozenset(LOOPBACK_NAMES)} | settings
     with live({"first": model, "second": model}, Settings(**settings)) as running:
         yield running, model
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to set up for root
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=3 * PATIENCE)
-        yield chromium
-        chromium.close()
 
 
 class Page:
@@ -135,6 +118,10 @@ class Page:
     def import_file(self, content: Any, name: str = "chat.json") -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.page.set_input_files("#import-file", {"name": name, "mimeType": "application/json", "buffer": data})
+
+    def next_answer(self, **answer: Any) -> None:
+        """What the page gets for its next question, in place of the server's answer."""
+        self.page.route("**/v1/chat/completions", lambda route: route.fulfill(**answer), times=1)
 
     def close(self) -> None:
         """Ends, and says that nothing went wrong on the way."""

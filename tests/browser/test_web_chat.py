@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.browser.chat_page import PATIENCE, Page, browser, chat_page, chat_server
+from tests.browser.chat_page import PATIENCE, Page, chat_page, chat_server
 from tests.serve.live import Live, until
 
 from vistune.__main__ import main
 from vistune.chat_model import ScriptedChatModel
 from vistune.serve.keys import ApiKeys
-
-__all__ = ["browser"]  # the fixture
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -111,10 +109,12 @@ def test_a_reload_finds_everything_again_and_the_list_searches_renames_and_delet
     chat.page.wait_for_selector("article img[alt='cat.png']")
     chat.page.fill("#search", "which")
     chat.becomes("document.querySelectorAll('#conversations .open').length === 1")
+    titles.nth(0).hover()
     chat.page.click("#conversations [aria-label^=Rename]")
     chat.page.fill("#conversations input", "My cat")
     chat.page.press("#conversations input", "Enter")
     chat.page.wait_for_selector("#conversations .open:has-text('My cat')")
+    titles.nth(0).hover()
     chat.page.click("#conversations [aria-label^=Delete]")
     chat.becomes("document.querySelectorAll('#conversations .open').length === 0")
     chat.page.click(".toast button:has-text('Undo')")
@@ -236,12 +236,11 @@ ERRORS = {
 def test_errors_are_said_in_plain_words_and_can_be_tried_again(chat: Page):
     for status, (code, words) in ERRORS.items():
         body = json.dumps({"error": {"message": "<b>told</b>", "code": code, "param": None}})
-        chat.page.route("**/v1/chat/completions", lambda route, s=status, b=body: route.fulfill(status=s, body=b))
+        chat.next_answer(status=status, body=body)
         chat.page.click("#new")
         chat.ask("Hello")
         assert words in chat.page.inner_text(".problem")
         assert chat.page.locator(".problem b").count() == 0
-        chat.page.unroute("**/v1/chat/completions")
     chat.button(1, "retry")
     chat.finished()
     assert "Answer to" in chat.texts[1]
@@ -251,7 +250,7 @@ def test_errors_are_said_in_plain_words_and_can_be_tried_again(chat: Page):
 @pytest.mark.nightly
 def test_a_busy_server_is_asked_again_after_a_countdown_and_a_lost_one_on_demand(chat: Page):
     body = json.dumps({"error": {"message": "full", "code": "queue_full"}})
-    chat.page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429, headers={"Retry-After": "4"}, body=body), times=1)
+    chat.next_answer(status=429, headers={"Retry-After": "4"}, body=body)
     chat.ask("Hello", wait=False)
     chat.page.wait_for_selector(".countdown:has-text('Asking again in')")
     chat.page.wait_for_selector("article.assistant .body:has-text('Answer to')")
@@ -267,8 +266,7 @@ def test_a_busy_server_is_asked_again_after_a_countdown_and_a_lost_one_on_demand
 @pytest.mark.nightly
 def test_a_connection_that_breaks_keeps_what_had_arrived(chat: Page):
     chunk = json.dumps({"choices": [{"delta": {"content": "Half an ans"}, "finish_reason": None}]})
-    fulfil = {"status": 200, "headers": {"Content-Type": "text/event-stream"}, "body": f"data: {chunk}\n\ndata: {chunk[:30]}"}
-    chat.page.route("**/v1/chat/completions", lambda route: route.fulfill(**fulfil), times=1)
+    chat.next_answer(headers={"Content-Type": "text/event-stream"}, body=f"data: {chunk}\n\ndata: {chunk[:30]}")
     chat.ask("Hello")
     assert chat.texts[1] == "Half an ans"
     assert "connection was lost" in chat.page.inner_text(".problem")

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.browser.chat_page import Page, browser, chat_page, chat_server
+from tests.browser.chat_page import Page, chat_page, chat_server
 from tests.serve.live import data_address
-
-__all__ = ["browser"]  # the fixture
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -224,8 +222,7 @@ def test_a_stream_without_end_or_sense_ends_in_words(browser: Any):
             "",
         ]
         for body in [*bodies, b"data: \xff\xfe\n\n"]:
-            answer = {"status": 200, "headers": {"Content-Type": "text/event-stream"}, "body": body}
-            chat.page.route("**/v1/chat/completions", lambda route, a=answer: route.fulfill(**a), times=1)
+            chat.next_answer(headers={"Content-Type": "text/event-stream"}, body=body)
             chat.page.click("#new")
             chat.ask("Hello")
             assert chat.page.locator(".problem").count() == 1

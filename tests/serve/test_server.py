@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,7 @@ def _ended(raw: socket.socket) -> bool:
 @pytest.mark.parametrize(
     "raw_request",
     [
-        b"GET / HTTP/0.9\r\n\r\n", b"nonsense\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"GET /none HTTP/0.9\r\n\r\n", b"nonsense\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * (1 << 20) + b"\r\n\r\n",
@@ -407,6 +407,18 @@ def test_the_verb_hands_model_keys_and_limits_to_the_server(monkeypatch: pytest.
     assert main(["serve", "assistant", "--name", "a", "--name", "b"]) == 0
     assert list(served["models"]) == ["a", "b"]
     assert served["settings"].hosts == {"localhost", "127.0.0.1", "[::1]"}
+
+
+def test_the_verb_says_where_to_chat_unless_the_page_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(cli_model, "loaded_model", lambda *_, **__: nullcontext(ScriptedChatModel(fine)))
+    monkeypatch.setattr(serving, "serve", lambda _models, _settings, announce, **_: announce("http://127.0.0.1:8000/v1"))
+    monkeypatch.delenv("VISTUNE_API_KEY", raising=False)
+    assert main(["serve"]) == 0
+    assert "http://127.0.0.1:8000/ " in capsys.readouterr().err
+    assert main(["serve", "--no-page"]) == 0
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:8000/v1" in said
+    assert "browser" not in said
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence():

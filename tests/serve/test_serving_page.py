@@ -65,8 +65,16 @@ def test_the_command_with_curl_asks_about_a_picture(server: Live, model: Scripte
     assert model.calls[0][0].images == (ImagePart((tmp_path / "photo.jpg").read_bytes()),)
 
 
+def test_the_pictures_on_the_page_are_there_and_light():
+    named = re.findall(r"images/[\w-]+\.\w+", PAGE)
+    assert named
+    folder = Path(__file__).parents[2] / "docs"
+    assert all(0 < (folder / name).stat().st_size < 150_000 for name in named)
+    assert {path.name for path in (folder / "images").glob("web-chat*")} == {Path(name).name for name in named}
+
+
 def test_every_option_that_the_page_names_exists():
-    known = {option for parameter in get_command(app).commands["serve"].params for option in parameter.opts}  # type: ignore[attr-defined]
+    known = {option for parameter in get_command(app).commands["serve"].params for option in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--model", "--model-name"}  # chat's and eval's
     assert named <= known
 

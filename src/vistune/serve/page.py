@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,28 @@ from fastapi.responses import Response
 
 from vistune.errors import DataError
 from vistune.serve.demo import read_demo
+from vistune.serve.edge import log_of
 
 WEB = Path(__file__).parent / "web"
 DEMO = Path(__file__).parents[1] / "assets" / "demo"
 
 SCRIPTS = (
-    *("actions", "api", "app", "camera", "chat", "composer", "dialogs", "dom", "editing", "errors", "feedback", "files", "history", "inline"),
+    *(
+        "actions",
+        "api",
+        "app",
+        "camera",
+        "chat",
+        "composer",
+        "dialogs",
+        "dom",
+        "editing",
+        "errors",
+        "feedback",
+        "files",
+        "history",
+        "inline",
+    ),
     *("keyboard", "markdown", "pictures", "settings", "sse", "store", "theme", "thread", "tree", "zip"),
 )
 FILES: Mapping[str, str] = {
@@ -95,12 +111,13 @@ def page_router() -> APIRouter:
     """One route for each address of the table."""
     router = APIRouter()
     for address, asset in assets().items():
-        router.add_route(address, _sends(asset), methods=["GET", "HEAD"])
+        router.add_route(address, _sends(address, asset), methods=["GET", "HEAD"])
     return router
 
 
-def _sends(asset: Asset):
+def _sends(address: str, asset: Asset) -> Callable[[Request], Awaitable[Response]]:
     async def send(request: Request) -> Response:
+        log_of(request.scope).route = address  # a plain route does not say its own
         headers = {**HEADERS, "etag": asset.etag}
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
         if asset.etag in known:

@@ -56,6 +56,11 @@ export class History {
     const open = element("button", { type: "button", class: "open", title, "aria-current": current ? "true" : null }, title);
     open.addEventListener("click", () => this.acts.open(conversation));
     const item = element("li", { class: current ? "current" : "" }, open);
+    const [picture] = conversation.messages.find(({ role }) => role === "user")?.pictures ?? [];
+    if (picture) {
+      // Many a first question is the same; what it was about is not.
+      this.chat.store.shown(picture).then((entry) => entry && open.prepend(element("img", { src: entry.url, alt: "" })));
+    }
     item.append(
       iconButton("edit", `Rename ${title}`, () => this.#rename(item, conversation)),
       iconButton("file", `Export ${title}`, () => this.acts.exportFile(conversation)),

@@ -87,6 +87,11 @@ export class Store {
     await this.pictures.put(picture);
   }
 
+  /** What `shown` gives, at once, for a picture that was shown before. @param {string} id */
+  known(id) {
+    return this.#shown.get(id);
+  }
+
   /** @param {string} id @returns {Promise<{picture: Picture, url: string} | undefined>} a picture and an address to show it by */
   async shown(id) {
     const known = this.#shown.get(id);

@@ -22,7 +22,7 @@ export class Thread {
     this.scroller = byId("scroller");
     this.scroller.addEventListener("scroll", () => this.#lookWhere());
     // Text that streams in, a picture that was loaded, a keyboard that opened: who reads the end goes on reading the end.
-    const observer = new ResizeObserver(() => this.#following && this.toEnd());
+    const observer = new ResizeObserver(() => (this.#following ? this.toEnd() : this.#lookWhere()));
     observer.observe(this.place);
     observer.observe(this.scroller);
     byId("to-end").addEventListener("click", () => this.toEnd());
@@ -37,6 +37,7 @@ export class Thread {
     const focused = /** @type {HTMLElement | null} */ (document.activeElement);
     const action = focused?.closest("#thread") ? focused.dataset.action : undefined;
     const place = focused?.closest("article")?.dataset;
+    const { scrollTop } = this.scroller;
     this.#articles.clear();
     const messages = thread(this.chat.conversation);
     this.place.replaceChildren(...messages.map((message, number) => this.#article(message, number === messages.length - 1)));
@@ -45,6 +46,7 @@ export class Thread {
     if (action && place) this.#refocus(action, place);
     if (!messages.length) this.scroller.scrollTop = 0;
     else if (this.#following) this.toEnd();
+    else this.scroller.scrollTop = scrollTop;
   }
 
   /**
@@ -93,7 +95,7 @@ export class Thread {
     for (const id of message.pictures) {
       const button = element("button", { type: "button", class: "picture", disabled: true });
       place.append(button);
-      this.chat.store.shown(id).then((entry) => {
+      const show = (/** @type {{picture: import("./store.js").Picture, url: string} | undefined} */ entry) => {
         if (!entry) return button.replaceChildren(element("span", { class: "aside" }, "picture no longer kept"));
         const { picture, url } = entry;
         const ratio = { width: picture.width, height: picture.height }; // known before it is decoded, so that nothing jumps
@@ -101,7 +103,10 @@ export class Thread {
         button.disabled = false;
         button.setAttribute("aria-label", `Enlarge ${picture.name}`);
         button.addEventListener("click", () => this.acts.enlarge(picture, url));
-      });
+      };
+      const known = this.chat.store.known(id); // shown at once, so that drawing again moves nothing
+      if (known) show(known);
+      else this.chat.store.shown(id).then(show);
     }
     return place;
   }
