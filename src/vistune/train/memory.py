@@ -28,6 +28,8 @@ STEPS_AHEAD = 2
 """Steps whose rows are in memory at once: the one that is taken, and the one that is being read."""
 NF4_BYTES, INT8_BYTES = 0.516, 1.001
 """Per weight: four bits in blocks of 64 with an 8-bit scale each; eight bits with a scale per row."""
+CPU_RUNTIME = 0.09 * GIB
+"""What the first step of a process brings: kernels' own buffers, threads' heaps."""
 CUDA_CONTEXT = 0.9 * GIB
 CUDA_FRAGMENTS = 0.04
 """Of everything else: what the allocator holds and cannot give."""
@@ -110,7 +112,7 @@ def needed_memory(
     copies = 0.0 if number == 4 else 2.0 * (trains_words * language.matrices + lora + shape.projector.matrices)
     copies += _gathered(config, shape, shards)
     activations = 0.0 if align else _activations(config, language, forward, device)
-    logits = 0.0 if align else _logits(language, forward.supervised, trains_words, number)
+    logits = 0.0 if align else _logits(language, forward.supervised, trains_words, number, device)
     projector = _projector(shape, forward, number, learns="projector" in config.trainable or "vision_tower" in config.trainable)
     cached = bool(config.feature_cache) and "vision_tower" not in config.trainable
     tower = 0.0 if cached else _tower(shape.tower, forward.views, number, learns="vision_tower" in config.trainable)
@@ -122,7 +124,11 @@ def needed_memory(
     after_backward = copies + gradients
     while_seeing = tower + earlier
     largest = state + max(before_backward, after_backward, while_seeing)
-    overhead = CUDA_CONTEXT + CUDA_FRAGMENTS * largest if device == "cuda" else 0.0
+    if device == "cuda":
+        overhead = CUDA_CONTEXT + CUDA_FRAGMENTS * largest
+    else:
+        # Between what a layer keeps, glibc's heap keeps holes of the size of its passing fp32 tensors (none with MALLOC_MMAP_THRESHOLD_).
+        overhead = CPU_RUNTIME + (0.0 if align else 4.0 * language.width * forward.tokens * language.layers)
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -208,9 +214,10 @@ def _activations(config: TrainConfig, shape: LanguageShape, forward: Forward, de
     return embedded + (shape.layers - 1) * per_layer + last
 
 
-def _logits(shape: LanguageShape, supervised: int, trained: bool, number: int) -> float:
-    """A chunk of logits in fp32 and what its softmax needs beside it; a trained head's gradient in fp32, and its weight in bf16."""
-    chunk = 8.0 * shape.vocabulary * min(CHUNK, supervised)
+def _logits(shape: LanguageShape, supervised: int, trained: bool, number: int, device: Device) -> float:
+    """A chunk of logits, which become their gradients; on a GPU it is widened whole. A trained head's gradient in fp32 and in bf16."""
+    widened = 4 if device == "cuda" and number == 2 else 0
+    chunk = float(shape.vocabulary * min(CHUNK, supervised) * (number + widened))
     return chunk + (shape.head * (4.0 + (2.0 if number == 2 else 0.0)) if trained else 0.0)
 
 
