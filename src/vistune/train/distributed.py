@@ -75,8 +75,11 @@ class World:
             try:
                 outcome[0] = act()
             except Exception as error:
-                raised, kind = error, type(error) if isinstance(error, VistuneError | OSError) else WorkerError
-                outcome[1] = (kind, error.args if isinstance(error, OSError) else (str(error) or type(error).__name__,))
+                raised = error
+                if isinstance(error, OSError):
+                    outcome[1] = (type(error), (error.errno, error.strerror, error.filename))
+                else:
+                    outcome[1] = (type(error) if isinstance(error, VistuneError) else WorkerError, (str(error) or type(error).__name__,))
         dist.broadcast_object_list(outcome, src=0, group=self.group)
         if raised is not None:
             raise raised
