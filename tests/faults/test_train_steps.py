@@ -34,6 +34,7 @@ from vistune.train.keep import Keeper
 from vistune.train.metrics import read_metrics
 from vistune.train.objectives import NextToken
 from vistune.train.step import Stepper
+from vistune.train.trainer import _Run
 
 
 @pytest.fixture(scope="module")
@@ -236,24 +237,23 @@ def test_t15_a_row_that_devours_the_memory_ends_the_run_by_name(shared: Path, ca
 
 @pytest.mark.usefixtures("tiny_start")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_t15_a_picture_that_was_not_looked_at_before_and_is_broken_ends_the_run_by_its_row(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
-):
-    config = config_for(tmp_path, data__picture_check="header", data__workers=str(workers), data__validation_rows="0")
-    picture = Path(config.data.root) / "5.png"
-    data = bytearray(picture.read_bytes())
-    begin = data.index(b"IDAT") + 4
-    data[begin + 2 : begin + 12] = b"\xff" * 10  # the file's parts are all there, but what is in one of them is no picture
-    picture.write_bytes(data)
+def test_t15_a_picture_that_breaks_after_the_check_ends_the_run_by_its_row(tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int):
+    config = config_for(tmp_path, data__workers=str(workers), data__validation_rows="0")
+    picture, whole = Path(config.data.root) / "5.png", _Run.learn
 
-    def named() -> None:
+    def learn(run: _Run, sampler: Any) -> None:
+        picture.write_bytes(picture.read_bytes()[:-30])
+        whole(run, sampler)
+
+    def broken() -> None:
+        _Run.learn = learn  # type: ignore[method-assign]
         try:
             train_on(config)
         except ImageError as error:
             print(*error.__notes__, file=sys.stderr)
             raise
 
-    assert in_child(named) == ImageError.exit_code
+    assert in_child(broken) == ImageError.exit_code
     assert "Row row5 was being read." in capfd.readouterr().err
 
 
