@@ -210,6 +210,36 @@ def test_an_example_is_asked_by_one_click(chat: Page, served: Served):
 
 
 @pytest.mark.nightly
+def test_what_is_deleted_while_it_is_written_does_not_come_back(chat: Page, served: Served):
+    cancelled = served[1].num_cancelled
+    chat.ask("A long answer, please", wait=False)
+    chat.becomes("document.querySelector('article.assistant .body')?.textContent.length > 20")
+    chat.page.hover("#conversations .open")
+    chat.page.click("#conversations [aria-label^=Delete]")
+    until(lambda: served[1].num_cancelled == cancelled + 1)
+    chat.page.wait_for_timeout(500)
+    chat.reload()
+    assert chat.page.locator("#conversations .open").count() == 0
+    chat.ask("another long answer", wait=False)
+    chat.becomes("document.querySelector('article.assistant .body')?.textContent.length > 20")
+    chat.page.click("#clear")
+    chat.page.click("#confirm-yes")
+    chat.page.wait_for_timeout(500)
+    chat.reload()
+    assert chat.page.locator("#conversations .open").count() == 0
+
+
+@pytest.mark.nightly
+def test_an_adapter_stands_under_its_model(browser: Any, served: Served):
+    listed = {"data": [{"id": "first"}, {"id": "<b>polite</b>", "parent": "first"}, {"id": 7}]}
+    with chat_page(browser, served[0]) as chat:
+        chat.page.route("**/v1/models", lambda route: route.fulfill(json=listed))
+        chat.reload()
+        assert chat.page.get_attribute("#model optgroup", "label") == "Adapters of first"
+        assert chat.page.locator("#model option").all_inner_texts() == ["first", "<b>polite</b>"]
+
+
+@pytest.mark.nightly
 def test_a_key_is_asked_for_and_forgotten_with_the_tab(browser: Any):
     key = "sk-canary-0123456789abcdef"
     with chat_server(keys=ApiKeys([key]), hosts=None) as (server, _), chat_page(browser, server) as chat:
@@ -286,6 +316,7 @@ def test_thumbs_become_instruction_data_that_the_check_reads(chat: Page, tmp_pat
     chat.button(1, "down")
     chat.page.click("#correction [data-close]")
     chat.page.click("#open-feedback")
+    chat.page.wait_for_selector("#feedback[open]")
     assert "1 good, 2 bad" in chat.page.inner_text("#feedback-count")
     with zipfile.ZipFile(io.BytesIO(chat.downloaded("#feedback-export"))) as archive:
         assert archive.testzip() is None

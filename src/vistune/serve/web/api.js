@@ -31,7 +31,7 @@ export class ApiFailure extends Error {
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY_PLACE) ?? "",
   /** @param {string} key */
-  set: (key) => (key ? sessionStorage.setItem(KEY_PLACE, key) : sessionStorage.removeItem(KEY_PLACE)),
+  set: (key) => sessionStorage.setItem(KEY_PLACE, key.replace(/[^\x21-\x7e]/g, "")), // no header could carry more
 };
 
 /** @typedef {{id: string, parent?: string}} ServedModel an adapter names the model that it is for as its parent */

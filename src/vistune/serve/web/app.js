@@ -103,11 +103,17 @@ const history = new History(chat, {
     showSide(false);
   },
   remove: async (conversation) => {
-    if (chat.open.has(conversation.id) && chat.conversation.id === conversation.id) chat.stop();
-    const putBack = await store.removeConversation(conversation);
+    const remember = chat.forget(conversation.id);
+    const live = chat.open.get(conversation.id) ?? conversation; // further than what was kept of it, if it is being written
+    const restore = await store.removeConversation(live);
+    const putBack = async () => {
+      remember();
+      await restore();
+      history.draw();
+    };
     if (conversation.id === chat.conversation.id) startNew();
     history.draw();
-    toast("Conversation deleted.", { label: "Undo", act: () => putBack().then(() => history.draw()) });
+    toast("Conversation deleted.", { label: "Undo", act: putBack });
   },
   exportFile: async (conversation) => {
     const file = await asJson(store, conversation);
@@ -173,7 +179,7 @@ byId("clear").addEventListener("click", () => {
     "Every conversation, picture and rating in this browser is deleted. This cannot be undone.",
     "Delete everything",
     async () => {
-      chat.stop();
+      for (const { id } of [chat.conversation, ...chat.open.values()]) chat.forget(id);
       await store.clear();
       startNew();
       history.draw();

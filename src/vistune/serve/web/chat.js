@@ -18,6 +18,8 @@ const MOST_WAITS = 5;
 export class Chat extends EventTarget {
   /** Replies under way; a reader who turns to another conversation does not end them. @type {Map<string, AbortController>} */
   #running = new Map();
+  /** Conversations that were deleted: a reply that was still being written must not bring one back. @type {Set<string>} */
+  #gone = new Set();
   #waits = 0;
   #waitTimer = 0;
 
@@ -223,8 +225,16 @@ export class Chat extends EventTarget {
     this.tell("change");
   }
 
+  /** Ends what is under way for a conversation, and keeps it no more. @param {string} id @returns {() => void} takes it back */
+  forget(id) {
+    this.#gone.add(id);
+    this.#running.get(id)?.abort();
+    return () => this.#gone.delete(id);
+  }
+
   /** @param {Conversation} conversation */
   async save(conversation) {
+    if (this.#gone.has(conversation.id)) return;
     try {
       await this.store.conversations.put(conversation);
       this.tell("saved");

@@ -49,9 +49,11 @@ export class Composer {
     const text = this.text.value.trim();
     if (!text || this.busy) return;
     const pictures = this.#attached.map(({ picture }) => picture);
-    this.#attached = []; // their addresses live on: the thread shows them
+    const shown = this.#attached;
+    this.#attached = [];
     this.text.value = "";
     this.refresh();
+    for (const { url } of shown) URL.revokeObjectURL(url); // the thread shows them by addresses of its own
     this.acts.send(text, pictures);
   }
 
