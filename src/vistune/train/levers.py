@@ -1,4 +1,4 @@
-"""What makes a step fit or run faster and leaves its result alone: activation checkpointing, compiled parts, a quantised base.
+"""What makes a step fit or run faster and leaves its result alone: checkpointing, compiled parts, lean adapters, a quantised base.
 
 The other levers are always on, because nothing speaks against them: ragged batches, the chunked head, the pruned last layer, frozen parts
 without weight gradients. For each of all these a test shows that off gives what on gives (`tests/train/test_levers.py` has the list).
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vistune.errors import MissingDependency, UsageError
 from vistune.model.llava import Llava
+from vistune.train.adapted import lean_adapters
 from vistune.train.config import TrainConfig
 from vistune.train.quantise import quantise
 
@@ -48,6 +49,8 @@ def apply(model: Llava, config: TrainConfig) -> None:
         quantise(model, config.model.quantise, torch.bfloat16 if config.precision == "bf16" else torch.float32)
     if config.compile:
         compile_parts(model)
+    elif "lora" in config.trainable:
+        lean_adapters(model)
     if config.activation_checkpointing:
         checkpoint_layers(model)
 

@@ -182,11 +182,11 @@ def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device, longe
         norms += 2 * 4 * d  # the normalised input, for the norm's own weight
         inputs = 4 * (2 * d + query + ff) if wide else 2 * ((2 + maps) * d + query + ff)  # in bf16 a copy for each map
     elif "lora" in config.trainable:
+        # Maps that read the same keep it once (`adapted.py`), but for quantised ones, whose input comes from fp32 norms.
         entries = (2 + maps) * d + query + ff
+        inputs = float(number * (entries if config.model.quantise != "none" and not wide else 2 * d + query + ff))
         if config.lora.dropout:
-            inputs = number * entries + (4 if device == "cpu" else 1) * entries  # dropped out one by one, with a mask each
-        else:
-            inputs = 4 * (2 * d + query + ff) if wide else 2 * entries
+            inputs += entries  # a mask each
         inputs += number * config.lora.rank * (4 + maps)
     return norms + mlp + inputs + _attention_bytes(shape, config, device, longest)
 
