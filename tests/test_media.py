@@ -252,3 +252,20 @@ def test_no_hostile_image_kills_a_child_with_little_memory(family: str, tmp_path
     assert [(v.name, v.outcome, v.detail) for v in runs[0]] == [(v.name, v.outcome, v.detail) for v in runs[1]]
     assert max(verdict.megabytes for verdict in runs[0]) < 400
     assert len(runs[0]) == hostile_images.FAMILIES.get(family, (10,))[0]
+
+
+def test_bytes_that_fill_up_to_a_marker_change_no_drawing():
+    plain = encode(photo(64, 48), "JPEG")
+    marker = re.compile(rb"\xff[^\x00\xd0-\xd8\xff]")  # fills before every marker, those after a scan included
+    filled = marker.sub(lambda found: b"\xff" * 3 + found[0], plain)
+    assert len(filled) > len(plain)
+    assert image_headers.read_header(filled).drawing == image_headers.read_header(plain).drawing
+
+
+def test_a_photograph_keeps_its_own_pixels_and_none_of_its_metadata():
+    data = encode(photo(64, 48), "JPEG", dpi=(300, 300))
+    with Image.open(io.BytesIO(data)) as decoded:
+        assert "dpi" in decoded.info
+        expected = decoded.tobytes()
+    opened = open_image(data)
+    assert (opened.tobytes(), opened.info) == (expected, {})

@@ -150,8 +150,12 @@ def _inflate_icc(chunk: bytes) -> bytes | None:
 # JPEG -----------------------------------------------------------------------------------------------------------------------------------
 
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; the three others are tables
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-"""Where the next segment begins. FF00 is a stuffed byte and FFD0 to FFD7 are restarts: both belong to a scan."""
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""Where the next segment begins. FF00 is a stuffed byte and FFD0 to FFD7 are restarts: both belong to a scan.
+
+Any number of FF may stand before a marker. They are no part of the pattern: one that begins with a single byte is found by `memchr`, and a
+long run of FF cannot be tried from each of its bytes.
+"""
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
@@ -193,7 +197,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
             following = _JPEG_MARKER.search(data, end)
             if following is None:
                 raise _truncated("inside a JPEG scan")
-            end = following.start()
+            end += len(data[end : following.start()].rstrip(b"\xff"))  # what fills up to the marker is not the scan's
         if _draws(marker, body):
             kept.append(b"\xff" + data[position - 1 : end])
         position = end

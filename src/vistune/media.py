@@ -297,11 +297,16 @@ def _decode(header: ImageHeader) -> Image.Image:
 
 
 def _over_white(image: Image.Image, header: ImageHeader) -> Image.Image:
+    to_srgb: dict[str, ImageCms.ImageCmsTransform | None] = {}
+    if _is_opaque_rgb(image, header):
+        to_srgb["RGB"] = _profile_transform(header.icc, "RGB")
+        if to_srgb["RGB"] is None:  # as nearly all photographs: copying them would cost half as much as decoding
+            image.info = {}
+            return image
     canvas = Image.new("RGB", (header.width, header.height), "white")
     # Pillow draws a GIF on a canvas filled with its background colour; browsers leave that transparent.
     offset = header.area[:2] if header.format == "WEBP" else (0, 0)
     area = (0, 0, *image.size) if header.format == "WEBP" else header.area
-    to_srgb: dict[str, ImageCms.ImageCmsTransform | None] = {}
     for strip in _strips(area):
         colour, opacity = _colour_and_opacity(image.crop(strip), header)
         if colour.mode not in to_srgb:
@@ -310,6 +315,11 @@ def _over_white(image: Image.Image, header: ImageHeader) -> Image.Image:
         rgb = colour.convert("RGB") if transform is None else transform.apply(colour)
         canvas.paste(rgb, (strip[0] + offset[0], strip[1] + offset[1]), opacity)
     return canvas
+
+
+def _is_opaque_rgb(image: Image.Image, header: ImageHeader) -> bool:
+    """Whether these are the canvas's own pixels. (Pillow's WebP and GIF pictures hold on to their decoder, so they are always copied.)"""
+    return image.mode == "RGB" and header.format in ("JPEG", "PNG") and header.transparent is None and "transparency" not in image.info
 
 
 def _strips(area: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int, int]]:
