@@ -161,3 +161,12 @@ def test_settings_that_contradict_each_other_are_refused():
         image_layout((640, 480), clip(mode="anyres", pinpoints=((30, 60),)))
     with pytest.raises(CheckpointError, match="feature_select='patch'"):
         image_layout((640, 480), replace(official(), feature_select="full"))
+
+
+@pytest.mark.parametrize("tower", VISION_TOWERS)
+def test_each_value_of_a_byte_is_normalised_as_in_double_precision_cut_to_single(tower):
+    image = replace(VISION_TOWERS[tower].image, size=16, mode="square")
+    every_byte = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    rescaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32).reshape(16, 16)
+    expected = np.stack([(rescaled - np.float32(m)) / np.float32(s) for m, s in zip(image.mean, image.std, strict=True)])
+    assert np.array_equal(prepare_image(every_byte, replace(clip(), image=image)).numpy()[0].view(np.int32), expected.view(np.int32))

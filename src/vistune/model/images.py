@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -100,7 +99,10 @@ def prepare_image(image: Image.Image, config: ModelConfig, *, images_in_conversa
         views = [_stock(_pad_to_square(image, settings), settings)]
     else:
         views = _anyres_views(image, settings)
-    return torch.from_numpy(np.stack([_normalise(view, settings) for view in views]))
+    pixels = np.empty((len(views), 3, settings.size, settings.size), dtype=np.float32)
+    for view, target in zip(views, pixels, strict=True):
+        _normalise(view, settings, target)
+    return torch.from_numpy(pixels)
 
 
 def check_canvas(size: Size, settings: ImageConfig, *, images_in_conversation: int = 1) -> None:
@@ -229,15 +231,12 @@ def _resized(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else image.resize(size, resample=Image.Resampling.BICUBIC)
 
 
-def _normalise(image: Image.Image, settings: ImageConfig) -> np.ndarray:
-    """[3, S, S] float32. A byte has 256 values, so the arithmetic is done once for each and looked up."""
-    pixels = np.asarray(image)  # [S, S, 3] uint8
-    table = _normalisation_table(settings.mean, settings.std)
-    return np.stack([table[channel][pixels[..., channel]] for channel in range(3)])
+def _normalise(image: Image.Image, settings: ImageConfig, target: np.ndarray) -> None:
+    """Writes a view to `target`, [3, S, S] float32, in transformers' order of operations: rescale, then subtract and divide.
 
-
-@lru_cache(maxsize=8)
-def _normalisation_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """[3, 256] float32, in transformers' order of operations: rescale in float64, cut to float32, then subtract and divide."""
-    rescaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    return np.stack([(rescaled - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)])
+    transformers rescales by 1 / 255 in float64 and cuts to float32; the quotient in float32 is the same for all 256 values of a byte.
+    """
+    for band, mean, std, plane in zip(image.split(), settings.mean, settings.std, target, strict=True):
+        np.divide(np.asarray(band), np.float32(255), out=plane, dtype=np.float32)
+        plane -= np.float32(mean)
+        plane /= np.float32(std)
