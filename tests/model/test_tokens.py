@@ -11,7 +11,7 @@ from transformers import BertTokenizerLegacy, PreTrainedTokenizerFast
 
 from vistune.errors import CheckpointError
 from vistune.model.templates import Segment, template_named
-from vistune.model.tokens import TextEncoder
+from vistune.model.tokens import TextEncoder, _owners
 from vistune.types import ImagePart
 
 TOKENIZERS = {
@@ -108,3 +108,20 @@ def test_a_tokenizer_without_offsets_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\na\n")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         TextEncoder(BertTokenizerLegacy(str(tmp_path / "vocab.txt")), "<image>")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6)), max_size=20),
+    st.booleans(),
+)
+def test_a_token_belongs_to_every_segment_it_shares_a_character_with(pieces, tokens, ascending):
+    spans, end = [], 0
+    for length, gap in pieces:  # segments may be empty, and a break may stand between two
+        spans.append((end, end + length, Segment()))
+        end += length + gap
+    offsets = [(start, start + length) for start, length in (sorted(tokens) if ascending else tokens)]
+    assert _owners(spans, offsets) == [
+        tuple(place for place, (first, last, _) in enumerate(spans) if start < last and max(stop, start + 1) > first)
+        for start, stop in offsets
+    ]

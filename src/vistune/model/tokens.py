@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import secrets
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -20,16 +21,12 @@ from vistune.errors import CheckpointError, DataError
 from vistune.model.templates import Segment
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """An id and the segments it came from: one normally, several where the tokenizer merged across a border."""
 
     id: int
     segments: tuple[Segment, ...]
-
-    @property
-    def is_image(self) -> bool:
-        return any(segment.image is not None for segment in self.segments)
+    is_image: bool = False
 
 
 class TextEncoder:
@@ -70,7 +67,7 @@ class TextEncoder:
         """
         tokens: list[Token] = []
         for run in _runs(segments) if chunked else [list(segments)]:
-            tokens += [Token(-1, tuple(run))] if chunked and run[0].image is not None else self._encode_run(run)
+            tokens += [Token(-1, tuple(run), is_image=True)] if chunked and run[0].image is not None else self._encode_run(run)
         prefix = [Token(id, ()) for id in self.prefix_ids]
         return tokens if [token.id for token in tokens[: len(prefix)]] == self.prefix_ids else prefix + tokens
 
@@ -105,15 +102,29 @@ class TextEncoder:
                 f"encoding do; write it in UTF-8."
             ) from error
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        opening = {end: index for index, (_, end, segment) in enumerate(spans) if segment.opens_reply and index not in break_after}
-        straddled = {opening[place] for place in opening for start, end in encoding.offsets if start < place < end}
+        ids, offsets = encoding.ids, encoding.offsets
+        owners = _owners(spans, offsets)
+        straddled = {
+            index
+            for (start, end), owned in zip(offsets, owners, strict=True)
+            if len(owned) > 1
+            for index in owned
+            if spans[index][2].opens_reply and index not in break_after and start < spans[index][1] < end
+        }
         if straddled:
             return self._encode_run(run, break_after | straddled)
-        return [
-            Token(self._own_ids.get(id, id), _overlapped(spans, start, end))
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if id != self._break_id
-        ]
+        alone = [((segment,), segment.image is not None) for segment in run]
+        own_ids, break_id, tokens = self._own_ids, self._break_id, []
+        for id, owned in zip(ids, owners, strict=True):
+            if id == break_id:
+                continue
+            if len(owned) == 1:
+                segments, is_image = alone[owned[0]]
+            else:
+                segments = tuple(run[index] for index in owned)
+                is_image = any(segment.image is not None for segment in segments)
+            tokens.append(Token(own_ids.get(id, id), segments, is_image))
+        return tokens
 
     def _rewritten(self, segment: Segment) -> str:
         if segment.image is not None:
@@ -132,9 +143,32 @@ def _runs(segments: Sequence[Segment]) -> list[list[Segment]]:
     return runs
 
 
-def _overlapped(spans: Sequence[tuple[int, int, Segment]], start: int, end: int) -> tuple[Segment, ...]:
-    """Segments that share a character with [start, end). A token without characters (a dummy blank) belongs to what follows it."""
-    return tuple(segment for first, last, segment in spans if start < last and max(end, start + 1) > first)
+def _owners(spans: Sequence[tuple[int, int, Segment]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """For each token the places of the segments that it shares a character with.
+
+    A token without characters (a dummy blank) belongs to what follows it. Spans ascend, and so do nearly all tokens, so that one walk along
+    both finds them; a token that goes back makes it begin anew.
+    """
+    owners: list[tuple[int, ...]] = []
+    if not offsets:
+        return owners
+    here, place, last = (0,), 0, len(spans) - 1
+    first, end_of_first = spans[0][:2]
+    firsts = [span[0] for span in spans]
+    for start, end in offsets:
+        stop = end if end > start else start + 1
+        if start < first:
+            here, place = (0,), 0
+            first, end_of_first = spans[0][:2]
+        while start >= end_of_first and place < last:
+            place += 1
+            here = (place,)
+            first, end_of_first = spans[place][:2]
+        if first < stop <= end_of_first:
+            owners.append(here)
+        else:
+            owners.append(tuple(index for index in range(place, bisect_left(firsts, stop)) if start < spans[index][1]))
+    return owners
 
 
 def _looks_like_a_marker(content: str) -> bool:
