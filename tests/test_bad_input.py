@@ -159,7 +159,6 @@ MISTAKES: dict[str, tuple[Mistake, int, str]] = {
     # conversations
     "a prompt longer than the context": (chat("word " * 200), 15, "Shorten the text"),
     "a question that is no Unicode": (chat("What is \udcff?"), 21, "UTF-8"),
-    "a mode that the model does not have": (train("model.image_mode=anyres"), 2, "use pad or square"),
     # data
     "a data file that is not there": (lambda room: ["data", "check", "gone.json"], 21, "gone.json"),
     "a data file that is no JSON": (train(before=bytes_of("rows.json", lambda data: b"id,image\n1,cat.png\n")), 21, "not JSON"),

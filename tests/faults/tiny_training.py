@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from rich.console import Console
 from tests.train.conftest import COLOURS
@@ -109,6 +110,8 @@ def spawn(action: Callable[[], object]) -> int:
     if pid == 0:
         code = 1
         try:
+            # In a fork torch makes its pool of threads anew when first asked; two reading threads that ask at once trip over that.
+            torch.set_num_threads(1)
             action()
             code = 0
         except KeyboardInterrupt:

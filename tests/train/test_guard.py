@@ -110,7 +110,7 @@ def test_without_a_limit_no_loss_is_too_high(quarantine: Path):
 
 @pytest.mark.parametrize("cut", [3, 12, 30])
 def test_a_run_that_goes_on_decides_as_one_that_never_stopped(tmp_path: Path, cut: int):
-    config = GuardConfig(bad_step="skip", spike=1.5, max_skips=100)
+    config = GuardConfig(bad_step="skip", spike=1.3, max_skips=100)
     losses = [1.0 + (step * 37 % 11) / 10 for step in range(40)]
 
     def decide(guard: Guard, steps: range) -> list[bool]:
