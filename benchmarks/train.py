@@ -47,7 +47,7 @@ def work(tasks: Path, answers: Path, root: Path) -> None:
         try:
             with tempfile.TemporaryDirectory(dir=root) as scratch:
                 done.append(_do(kind, job, root, Path(scratch)))
-        except Exception:
+        except Exception:  # whatever a peer's code raises is the result of its cell, and the other cells go on
             done.append({"error": traceback.format_exc(limit=-4)})
         answers.write_text(json.dumps(done))
 

@@ -261,7 +261,6 @@ def test_samples_are_answered_by_the_whole_model_in_the_first_process(shared: Tr
         (8, {}, "batch.conversations=5"),
         (2, {"parallel.timeout": 0.0}, "parallel.timeout=0"),
         (2, {"objective": "align", "trainable": "projector,vision_tower"}, "the projector alone"),
-        (2, {"parallel.shard": "all", "model.quantise": "nf4"}, "parallel.shard=trained"),
         (2, {}, "'RANK' is not"),
     ],
 )

@@ -211,11 +211,6 @@ def to_json(config: TrainConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> TrainConfig:
-    """The config that `to_json` wrote; unknown names and wrong types are refused as in `override`."""
-    return _build(TrainConfig, json.loads(text), "")
-
-
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every leaf of a config by its dotted name: `{"optim.lr": 1e-3, ...}`."""
     leaves: dict[str, Any] = {}
@@ -245,21 +240,6 @@ def _replaced(config: Any, path: list[str], name: str, value: Any) -> Any:
     if rest:
         return dataclasses.replace(config, **{first: _replaced(getattr(config, first), rest, name, value)})
     return dataclasses.replace(config, **{first: _coerce(value, get_type_hints(type(config))[first], name)})
-
-
-def _build(kind: Any, values: Any, prefix: str) -> Any:
-    hints = get_type_hints(kind)
-    for name in values:
-        if name not in hints:
-            raise UnknownName("setting", prefix + name, [prefix + each for each in hints])
-    return kind(
-        **{
-            name: _build(hints[name], value, f"{prefix}{name}.")
-            if is_dataclass(hints[name])
-            else _coerce(value, hints[name], prefix + name)
-            for name, value in values.items()
-        }
-    )
 
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:

@@ -190,11 +190,6 @@ def _check(config: TrainConfig, size: int) -> None:
             f"The align objective runs on several processes only if the projector alone learns, not {', '.join(config.trainable)}. Set "
             "trainable=projector, or start one process."
         )
-    if size > 1 and config.parallel.shard == "all" and config.model.quantise != "none":
-        raise UsageError(
-            f"model.quantise={config.model.quantise} with parallel.shard=all is not tested and so refused. Set parallel.shard=trained: "
-            "each process then holds the quantised language model whole."
-        )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if size > 1 and _device(config.device, 0).type == "cuda" and here > torch.cuda.device_count():
         raise UsageError(
