@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -345,6 +346,64 @@ def test_a_closed_engine_says_so_also_to_calls_under_way(make_engine: MakeEngine
             await engine.generate(CONVERSATIONS[1])
 
     run(close_while_busy())
+
+
+def test_the_counters_tell_what_was_done_and_what_is_held(make_engine: MakeEngine):
+    engine = make_engine(max_sequences=2, kv_bytes=1 << 20)
+    replies = [run(engine.generate(ask(text, image=picture(1)), SHORT)) for text in ("One?", "Two?")]
+    counters = engine.counters()
+    assert (counters.running, counters.waiting) == (0, 0)
+    assert counters.prompt_tokens == sum(reply.prompt_tokens for reply in replies)
+    assert counters.cached_tokens == replies[1].cached_tokens > 0
+    assert counters.completion_tokens == sum(reply.completion_tokens for reply in replies)
+    assert counters.steps == counters.completion_tokens  # these prompts are read in one step, which gives the first token
+    assert (counters.images_encoded, counters.kept_prefixes) == (1, 2)
+    assert 0 < counters.kv_bytes_used <= counters.kv_bytes_limit == 1 << 20  # type: ignore[operator]
+
+
+def test_requests_that_run_and_wait_are_counted(make_engine: MakeEngine):
+    async def look() -> tuple[int, int]:
+        engine = make_engine(max_sequences=2)
+        streams = [engine.stream(CONVERSATIONS[1], replace(ENDLESS, temperature=5.0, seed=seed)) for seed in range(5)]
+        first = [asyncio.ensure_future(anext(stream)) for stream in streams]
+        await asyncio.wait(first, return_when="FIRST_COMPLETED")
+        counters = engine.counters()
+        engine.close()
+        await asyncio.gather(*first, return_exceptions=True)
+        return counters.running, counters.waiting
+
+    running, waiting = run(look())
+    assert running + waiting == 5
+    assert 1 <= running <= 2
+
+
+def test_an_engine_is_alive_while_it_moves(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch):
+    stuck, go_on = threading.Event(), threading.Event()
+    original = Llava.hidden_states
+
+    def hidden_states(self: Llava, batch, **arguments):
+        stuck.set()
+        assert go_on.wait(30)
+        return original(self, batch, **arguments)
+
+    async def look() -> None:
+        engine = make_engine()
+        assert engine.alive  # nothing to do yet
+        monkeypatch.setattr(Llava, "hidden_states", hidden_states)
+        task = asyncio.ensure_future(engine.generate(CONVERSATIONS[1], SHORT))
+        while not stuck.is_set():
+            await asyncio.sleep(0.001)
+        assert engine.alive
+        monkeypatch.setattr("vistune.engine.engine.LONGEST_STEP", 0.0)
+        assert not engine.alive
+        go_on.set()
+        await task
+        monkeypatch.undo()
+        assert engine.alive
+        engine.close()
+        assert not engine.alive
+
+    run(look())
 
 
 @pytest.mark.parametrize(

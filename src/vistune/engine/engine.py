@@ -10,15 +10,17 @@ import asyncio
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from vistune.chat_model import GREEDY, last_reply, require_single
+from vistune.engine.counters import EngineCounters
 from vistune.engine.kv_cache import KVShape
 from vistune.engine.sampling import check_params
 from vistune.engine.scheduler import Event, Request, Scheduler
@@ -31,6 +33,8 @@ from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, T
 DEFAULT_KV_BYTES = 4 << 30
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """The names of the instructions in `torch.cpu.get_capabilities`: Intel's and AMD's, and ARM's."""
+LONGEST_STEP = 120.0
+"""Seconds after which a step counts as stuck. The largest pictures of the largest model on a slow CPU take less."""
 
 
 class Engine:
@@ -136,6 +140,15 @@ class Engine:
         assert event.scores is not None
         return event.scores
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests get on: the thread runs and its step is not stuck, or there is nothing to do yet. False once closed."""
+        return self._worker.alive
+
+    def counters(self) -> EngineCounters:
+        """How much was done so far and what is held now. May be called from any thread; costs nothing."""
+        return self._worker.counters()
+
     def close(self) -> None:
         """Ends the thread; calls under way fail. Closing twice does nothing."""
         self._finalizer()
@@ -221,48 +234,67 @@ class _Worker:
     def __init__(self, scheduler: Scheduler):
         self._scheduler = scheduler
         self._wake = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[Request] = deque()
+        self._has_news = False
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._step_began: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        thread, began = self._thread, self._step_began
+        if self._closed or (thread is not None and not thread.is_alive()):
+            return False
+        return began is None or time.monotonic() - began < LONGEST_STEP
+
+    def counters(self) -> EngineCounters:
+        return self._scheduler.counters(waiting_outside=len(self._inbox))
 
     def submit(self, request: Request) -> None:
         with self._wake:
             if self._closed:
                 raise UsageError("This engine is closed; make a new one.")
-            self._inbox.append(lambda: self._scheduler.submit(request))
+            self._inbox.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="vistune-engine", daemon=True)
                 self._thread.start()
-            self._wake.notify()
+            self._notify()
 
     def cancel(self, request: Request) -> None:
         request.cancelled = True
         with self._wake:
-            self._inbox.append(lambda: None)  # so that the slot is freed now, not with the next request
-            self._wake.notify()
+            self._notify()  # so that the slot is freed now, not with the next request
 
     def close(self) -> None:
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._notify()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def _notify(self) -> None:
+        self._has_news = True
+        self._wake.notify()
+
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._inbox or self._scheduler.has_work or self._closed):
+                while not (self._has_news or self._scheduler.has_work):
                     self._wake.wait()
-                actions, closed = list(self._inbox), self._closed
+                arrived, closed = list(self._inbox), self._closed
                 self._inbox.clear()
-            for action in actions:
-                action()
+                self._has_news = False
+            for request in arrived:
+                self._scheduler.submit(request)
             if closed:
                 self._scheduler.abandon(UsageError("The engine was closed while this was under way; ask again with a new one."))
                 return
+            self._step_began = time.monotonic()
             try:
                 self._scheduler.step()
             except Exception as error:
                 # A bug of the scheduler's own. Its callers are told, and the engine goes on empty rather than dying unseen.
                 self._scheduler.abandon(error)
+            finally:
+                self._step_began = None

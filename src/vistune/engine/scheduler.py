@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from vistune.engine.counters import EngineCounters
 from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
 from vistune.engine.prefixes import Kept, PrefixCache, TokenPath
 from vistune.engine.sampling import ReplyText, Sampler, token_logprob
@@ -112,6 +113,22 @@ class Scheduler:
         self.cache = PrefixCache(self.arena)
         self._waiting: list[Request] = []
         self._running: list[Running] = []
+        self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = self._images_encoded = 0
+
+    def counters(self, *, waiting_outside: int = 0) -> EngineCounters:
+        """Totals and what is held now; `waiting_outside` are requests that were not submitted yet."""
+        return EngineCounters(
+            running=len(self._running),
+            waiting=len(self._waiting) + waiting_outside,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens,
+            steps=self._steps,
+            kv_bytes_used=self.arena.bytes_used,
+            kv_bytes_limit=self.arena.max_bytes,
+            kept_prefixes=len(self.cache),
+            images_encoded=self._images_encoded,
+        )
 
     @property
     def has_work(self) -> bool:
@@ -138,6 +155,7 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         if parts := list(self._plan()):
+            self._steps += 1
             self._run(parts)
 
     def abandon(self, error: Exception) -> None:
@@ -249,6 +267,8 @@ class Scheduler:
             ),
         )
         self._running.append(running)
+        self._prompt_tokens += running.num_prompt
+        self._cached_tokens += shared
         try:
             running.embeddings = self._embed(running)
         except Exception as error:
@@ -277,6 +297,7 @@ class Scheduler:
             image_sizes=inputs.image_sizes[len(inputs.image_sizes) - len(needed) :],
             image_features=inputs.image_features[views_before:] if needed and inputs.image_features is not None else None,
         )
+        self._images_encoded += len(needed)
         with torch.inference_mode(), self._arithmetic():
             return self._model.input_embeddings(batch.to(self._model.device))[cached - first :]
 
@@ -380,6 +401,7 @@ class Scheduler:
         params = running.request.params
         token = running.sampler.draw(logits)
         running.tokens.append(token)
+        self._completion_tokens += 1
         if token in self._processor.stop_ids:
             self._finish(running, "stop", "")
             return
