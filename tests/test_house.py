@@ -19,7 +19,21 @@ from vistune import errors
 HOUSE = Path(vistune.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
-GROUND = {"calls", "chat_model", "errors", "formats", "http_client", "image_headers", "journal", "media", "rates", "scenes", "types"}
+GROUND = {
+    "calls",
+    "chat_model",
+    "decode_child",
+    "decoding",
+    "errors",
+    "formats",
+    "http_client",
+    "image_headers",
+    "journal",
+    "media",
+    "rates",
+    "scenes",
+    "types",
+}
 GROUND |= {"speed", "video"}
 ROOMS = {"datagen", "data", "model", "checkpoint", "train", "engine", "eval", "board", "serve"}
 
@@ -56,7 +70,12 @@ LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_ser
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
 LIGHT_FILES += tuple(f"train/{name}.py" for name in ("shapes", "limits", "memory", "expected", "plan"))
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit", "fastapi", "uvicorn"}
-ON_THE_WEB = ("serve/api.py", "serve/page.py", "serve/server.py")  # they are what the extra `serve` is for; only its verb imports them
+ON_THE_WEB = (
+    "serve/api.py",
+    "serve/metrics.py",
+    "serve/page.py",
+    "serve/server.py",
+)  # they are what the extra `serve` is for; only its verb imports them
 
 
 def room_of(path: Path) -> str:

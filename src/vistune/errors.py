@@ -18,7 +18,7 @@
     ├── ResumeMismatch               3   a run that would not continue as it began
     ├── SaveError                    4   a save that failed (disk full, read-only, ...); nothing half-written remains
     ├── NonFiniteError               5   training met a loss or gradient that is not finite
-    ├── WorkerError                  6   a data worker died or hung
+    ├── WorkerError                  6   a data worker died or hung, or a served model's thread did
     ├── OutOfMemory                  7   the batch does not fit
     ├── CostCapReached               9   a paid run stopped at its cap
     ├── EvaluationIncomplete        10   too many items could not be scored

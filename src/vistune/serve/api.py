@@ -1,7 +1,9 @@
 """The OpenAI-compatible API over a `dict[str, ChatModel]`.
 
-    GET  /health/live        the process answers
+    GET  /health/live        the models can answer: 503 when one has died
     GET  /health/ready       it takes requests: 503 while shutting down
+    GET  /health             both
+    GET  /metrics            for Prometheus (metrics.py)
     GET  /v1/models          what is served; /v1/models/NAME one of it
     POST /v1/chat/completions
     GET  /                   the web chat and its files (page.py)
@@ -23,32 +25,41 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from vistune.chat_model import ChatModel
 from vistune.errors import UsageError, VistuneError
 from vistune.serve.answers import Answer, event, usage
+from vistune.serve.bodies import check_headers, read_body
 from vistune.serve.edge import Application, Edge, Receive, RequestLog, Scope, Send, log_of, send_error
 from vistune.serve.failures import ApiError, explained, internal_error
 from vistune.serve.gate import Gate
-from vistune.serve.keys import ApiKeys
+from vistune.serve.health import all_alive
+from vistune.serve.keys import ApiKeys, Route
+from vistune.serve.metrics import CONTENT_TYPE, Metrics
 from vistune.serve.page import page_router
 from vistune.serve.replies import ClientGone, draw, unless_gone
-from vistune.serve.schemas import ChatRequest, RequestLimits, read_request, too_large
+from vistune.serve.schemas import ChatRequest, RequestLimits, read_request
 from vistune.types import Delta, Reply
+
+CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
 class Settings:
     """How an application behaves.
 
-    `hosts` are the names that it answers to, None for any.
+    `hosts` are the names that it answers to, None for any; `origins` the places whose pages may use it in a browser besides its own.
     """
 
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: RequestLimits = field(default_factory=RequestLimits)
     hosts: Container[str] | None = None
+    origins: frozenset[str] = frozenset()
     max_running: int = 16
     max_queue: int = 64
+    max_held_bytes: int = 256 << 20
+    """The bodies of all requests together; a single one of the largest size always fits."""
     body_seconds: float = 30.0
     """How long a client may take to send its request."""
     reply_seconds: float = 600.0
@@ -64,6 +75,7 @@ class House:
     models: Mapping[str, ChatModel]
     settings: Settings
     gate: Gate
+    metrics: Metrics
     started: int
 
 
@@ -76,18 +88,46 @@ def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None
     if not models:
         raise UsageError("There is no model to serve; name one.")
     settings = settings or Settings()
-    gate = Gate(max_running=settings.max_running, max_queue=settings.max_queue)
-    house = House(models, settings, gate, int(time.time()))
+    held_bytes = max(settings.max_held_bytes, settings.limits.body_bytes)
+    gate = Gate(max_running=settings.max_running, max_queue=settings.max_queue, max_bytes=held_bytes)
+    house = House(models, settings, gate, Metrics(models, gate), int(time.time()))
     # No pages of documentation: FastAPI's load scripts from elsewhere. No redirects: clients send their key along.
     app = FastAPI(title="vistune", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(_health(house))
+    app.include_router(_metrics(house))
     app.include_router(_models(house))
     app.include_router(_chat(house))
     if settings.page:
         app.include_router(page_router())
     for kind in (ApiError, VistuneError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_to)
-    return Edge(app, hosts=settings.hosts), gate
+    inner = _turnstile(app, house)
+    if settings.origins:
+        exposed = ("x-request-id", "retry-after")
+        inner = CORSMiddleware(
+            inner, allow_origins=settings.origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=exposed
+        )
+    return Edge(inner, hosts=settings.hosts, origins=settings.origins, observe=house.metrics.observe), gate
+
+
+def _turnstile(app: Application, house: House) -> Application:
+    """Turns chat requests away while there is no place for them, before the framework takes them up, which is most of the work of a burst.
+
+    It only ever refuses: who is let in is for the route to say, whatever the path looked like here.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["type"] == "http" and scope["path"] == CHAT and scope["method"] == "POST" and house.gate.is_full:
+                log_of(scope).route = CHAT
+                house.settings.keys.check(scope["headers"])
+                house.gate.check()
+        except ApiError as error:
+            await send_error(_as_api_error(error, log_of(scope)), send)
+        else:
+            await app(scope, receive, send)
+
+    return answer
 
 
 # --- routes -------------------------------------------------------------------------------------------------------------------------------
@@ -96,22 +136,38 @@ def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None
 def _health(house: House) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health/live")
+    def check_life() -> None:
+        if not all_alive(house.models.values()):
+            raise ApiError(503, "model_dead", "The model cannot answer any more; the server is about to be started anew.", retry_after=10)
+
     async def live() -> JSONResponse:
+        check_life()
         return JSONResponse({"status": "ok"})
 
-    @router.get("/health/ready")
     async def ready() -> JSONResponse:
+        check_life()
         if house.gate.closing:
             raise ApiError(503, "shutting_down", "The server is shutting down.", retry_after=5)
         return JSONResponse({"status": "ok", "running": house.gate.num_running, "admitted": house.gate.num_admitted})
 
+    for path, answer in (("/health/live", live), ("/health/ready", ready), ("/health", ready)):
+        router.add_api_route(path, answer, methods=["GET", "HEAD"])  # probes ask either way
     return router
 
 
-def _with_key(house: House) -> Any:
+def _metrics(house: House) -> APIRouter:
+    router = APIRouter(dependencies=[_with_key(house, "metrics")])
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(house.metrics.text(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _with_key(house: House, route: Route = "api") -> Any:
     async def check(request: Request) -> None:
-        house.settings.keys.check(request.scope["headers"])
+        house.settings.keys.check(request.scope["headers"], route)
 
     return Depends(check)
 
@@ -169,9 +225,9 @@ class _ChatResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         settings = self._house.settings
-        _check_headers(scope, settings.limits)
-        with self._house.gate.admitted():
-            body = await _read_body(receive, settings)
+        announced = check_headers(scope, settings.limits)
+        with self._house.gate.admitted(announced) as place:
+            body = await read_body(receive, place, settings.limits, settings.body_seconds)
             request = await asyncio.to_thread(read_request, body, settings.limits)
             del body  # a few megabytes of pictures, for as long as the reply takes
             await unless_gone(receive, self._reply(request, log_of(scope), send))
@@ -186,7 +242,9 @@ class _ChatResponse(Response):
                 asyncio.timeout(self._house.settings.reply_seconds),
                 aclosing(draw(model, request.conversation, request.params, self._house.gate)) as deltas,
             ):
-                replies = await (_stream(deltas, answer, request, entry, send) if request.stream else _whole(deltas, answer, request, send))
+                replies = await (
+                    _stream(deltas, answer, request, entry, send) if request.stream else _whole(deltas, answer, request, entry, send)
+                )
         except TimeoutError:
             late = ApiError(504, "timeout", "The reply took too long; ask for a shorter one, or again later.")
             if not entry.status:
@@ -195,13 +253,18 @@ class _ChatResponse(Response):
         if replies:
             tokens = usage(replies)
             entry.prompt_tokens, entry.completion_tokens = tokens["prompt_tokens"], tokens["completion_tokens"]
+            entry.cached_tokens = tokens["prompt_tokens_details"]["cached_tokens"]
 
 
 Deltas = AsyncGenerator[tuple[int, Delta], None]
 
 
-async def _whole(deltas: Deltas, answer: Answer, request: ChatRequest, send: Send) -> list[Reply]:
-    finished = {choice: delta.reply async for choice, delta in deltas if delta.reply is not None}
+async def _whole(deltas: Deltas, answer: Answer, request: ChatRequest, entry: RequestLog, send: Send) -> list[Reply]:
+    finished: dict[int, Reply] = {}
+    async for choice, delta in deltas:
+        entry.add_first_token()
+        if delta.reply is not None:
+            finished[choice] = delta.reply
     replies = [_checked(finished[choice]) for choice in range(request.params.n)]
     await _send_json(answer.completion(replies), send)
     return replies
@@ -209,6 +272,7 @@ async def _whole(deltas: Deltas, answer: Answer, request: ChatRequest, send: Sen
 
 async def _stream(deltas: Deltas, answer: Answer, request: ChatRequest, entry: RequestLog, send: Send) -> list[Reply]:
     first = await anext(deltas)  # what goes wrong before the first word still has a status of its own
+    entry.add_first_token()
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     try:
@@ -252,36 +316,7 @@ def _checked(reply: Reply) -> Reply:
     return reply
 
 
-# --- bytes in and out ---------------------------------------------------------------------------------------------------------------------
-
-
-def _check_headers(scope: Scope, limits: RequestLimits) -> None:
-    headers = {name.lower(): value for name, value in scope["headers"]}
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        # Also what keeps other sites' pages out: a browser sends them JSON only after it asked, and is not told yes.
-        raise ApiError(415, "unsupported_media_type", "The body must be JSON, with the header Content-Type: application/json.")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise ApiError(415, "unsupported_media_type", "The body must not be compressed.")
-    length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > 18 or int(length) > limits.body_bytes:
-        raise too_large(limits)
-
-
-async def _read_body(receive: Receive, settings: Settings) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                body += message.get("body", b"")
-                if len(body) > settings.limits.body_bytes:
-                    raise too_large(settings.limits)
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise ApiError(408, "request_timeout", "The request took too long to arrive.") from None
+# --- bytes out --------------------------------------------------------------------------------------------------------------------------
 
 
 async def _send_json(content: dict[str, Any], send: Send) -> None:

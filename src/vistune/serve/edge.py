@@ -44,10 +44,23 @@ class RequestLog:
     images: int = 0
     choices: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
+    first_token_seconds: float = 0.0
     code: str = ""
     error: str = ""
     where: list[str] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic, init=False)
+
+    def add_first_token(self) -> None:
+        """Notes when the reply began, the wait in the queue included; every further call changes nothing."""
+        self.first_token_seconds = self.first_token_seconds or self._seconds()
+
+    def add_end(self) -> None:
+        self.seconds = self._seconds()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 4)
 
     def add_error(self, error: BaseException) -> None:
         """Notes an error by its type and by the places that it went through."""
@@ -55,7 +68,7 @@ class RequestLog:
         self.where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
 
     def write(self) -> None:
-        fields = {name: value for name, value in vars(self).items() if value not in ("", [], 0, False)}
+        fields = {name: value for name, value in vars(self).items() if value not in ("", [], 0, False) and name != "_started"}
         level = logging.ERROR if self.status >= 500 else logging.INFO
         stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": logging.getLevelName(level), "event": "request"}
         logger.log(level, json.dumps(stamp | fields))
@@ -72,17 +85,26 @@ class Edge:
     Args:
         hosts: what may stand in a request's Host header, without its port; None allows all. A page in a browser can point a name of
             its own at this machine (DNS rebinding), and that name then stands there.
+        origins: places whose pages may ask although the server is at another one.
+        observe: is shown each request's entry after its end, for the metrics.
     """
 
-    def __init__(self, app: Application, *, hosts: Container[str] | None):
-        self._app, self._hosts = app, hosts
+    def __init__(
+        self,
+        app: Application,
+        *,
+        hosts: Container[str] | None,
+        origins: Container[str] = (),
+        observe: Callable[[RequestLog], None] = lambda _entry: None,
+    ):
+        self._app, self._hosts, self._origins, self._observe = app, hosts, origins, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         entry = RequestLog(uuid.uuid4().hex, scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other")
         scope[_SCOPE_KEY] = entry
-        started, complete = time.monotonic(), False
+        complete = False
 
         async def send_with_id(message: MutableMapping[str, Any]) -> None:
             nonlocal complete
@@ -105,9 +127,10 @@ class Edge:
             elif not complete:
                 raise  # the client waits for the rest of its answer: the server closes the connection
         finally:
-            entry.seconds = round(time.monotonic() - started, 4)
+            entry.add_end()
             entry.route = getattr(scope.get("route"), "path", entry.route)
             entry.write()
+            self._observe(entry)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = log_of(scope)
@@ -115,7 +138,7 @@ class Edge:
             entry.code = "unknown_host"
             text = "This server does not go by the name in the Host header. Start it with --allow-host NAME, or use its address."
             await send_error(ApiError(421, entry.code, text), send)
-        elif self._hosts is not None and _foreign_origin(scope):
+        elif self._hosts is not None and _foreign_origin(scope, self._origins):
             entry.code = "foreign_origin"
             text = "A page of another site sent this request. Behind a reverse proxy, have it pass the Host header on as it came."
             await send_error(ApiError(403, entry.code, text), send)
@@ -132,7 +155,7 @@ async def send_error(error: ApiError, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _foreign_origin(scope: Scope) -> bool:
+def _foreign_origin(scope: Scope, allowed: Container[str]) -> bool:
     """Whether a page of another place sent this: browsers say where a page came from, programs say nothing.
 
     Without keys the browser of whoever runs the server is all that stands between its pages and the model. Where there are keys, a page of
@@ -140,7 +163,9 @@ def _foreign_origin(scope: Scope) -> bool:
     """
     sent = {name.lower(): value for name, value in scope["headers"] if name.lower() in (b"origin", b"host")}
     origin = sent.get(b"origin")
-    return origin is not None and origin.lower().partition(b"://")[2] != sent.get(b"host", b"").lower()
+    if origin is None or origin.lower().partition(b"://")[2] == sent.get(b"host", b"").lower():
+        return False
+    return origin.decode("latin-1") not in allowed
 
 
 def _host(scope: Scope) -> str:

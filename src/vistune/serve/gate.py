@@ -1,9 +1,10 @@
 """How many requests are in the house: some run, some wait, the rest are told at once when to come back.
 
-    with gate.admitted():            a place in the house, or ApiError 429 (full) or 503 (closing)
-        async with gate.running():   one of the few places at the model, waited for
+    with gate.admitted(size) as place:   a place in the house, or ApiError 429 (full) or 503 (closing)
+        place.hold(bytes)                as its body arrives, or 429 where all bodies together are too many
+        async with gate.running():       one of the few places at the model, waited for
 
-A request is admitted before its body is read, so that the bound holds for memory too. Belongs to one event loop.
+A request is admitted before its body is read, so that the bounds hold for memory too. Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from vistune.serve.failures import ApiError
 
@@ -26,51 +28,73 @@ class Gate:
     Args:
         max_running: replies that are written at once; a request for n choices takes n of these places.
         max_queue: requests that may wait besides.
+        max_bytes: the bodies of all requests in the house together.
     """
 
-    def __init__(self, *, max_running: int, max_queue: int):
+    def __init__(self, *, max_running: int, max_queue: int, max_bytes: int = 256 << 20):
         self._places = asyncio.Semaphore(max_running)
-        self._max_running, self._max_admitted = max_running, max_running + max_queue
+        self._max_running = max_running
+        self.max_queue, self.max_admitted, self.max_bytes = max_queue, max_running + max_queue, max_bytes
         self._empty = asyncio.Event()
         self._empty.set()
         self._typical_seconds = 1.0
         self.num_admitted = 0
         self.num_running = 0
+        self.num_waiting = 0
+        self.num_bytes = 0
         self.closing = False
         """Set on shutdown: who is in may finish, nobody else comes in."""
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place in the house for as long as the block lasts.
+    @property
+    def is_full(self) -> bool:
+        return self.num_admitted >= self.max_admitted
+
+    def check(self, size: int = 0) -> None:
+        """Whether a request with a body of `size` bytes would be let in now. A size that is only claimed takes nobody's room.
 
         Raises:
             ApiError: 429 where the queue is full, 503 where the server is shutting down.
         """
         if self.closing:
             raise ApiError(503, "shutting_down", "The server is shutting down; ask again in a moment.", retry_after=5)
-        if self.num_admitted >= self._max_admitted:
-            text = "The server has as many requests as it takes; ask again after the time in Retry-After."
-            raise ApiError(429, "queue_full", text, retry_after=self._seconds_until_free())
+        if self.is_full or self.num_bytes + size > self.max_bytes:
+            raise self.full()
+
+    def full(self) -> ApiError:
+        text = "The server has as many requests as it takes; ask again after the time in Retry-After."
+        return ApiError(429, "queue_full", text, retry_after=self._seconds_until_free())
+
+    @contextmanager
+    def admitted(self, size: int = 0) -> Iterator[Place]:
+        """A place in the house for as long as the block lasts. Raises as `check` does."""
+        self.check(size)
         self.num_admitted += 1
         self._empty.clear()
+        place = Place(self)
         try:
-            yield
+            yield place
         finally:
             self.num_admitted -= 1
+            self.num_bytes -= place.num_bytes
             if not self.num_admitted:
                 self._empty.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """A place at the model for as long as the block lasts."""
-        async with self._places:
-            self.num_running += 1
-            started = time.monotonic()
-            try:
-                yield
-            finally:
-                self.num_running -= 1
-                self._typical_seconds += 0.2 * (time.monotonic() - started - self._typical_seconds)
+        self.num_waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.num_waiting -= 1
+        self.num_running += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._places.release()
+            self.num_running -= 1
+            self._typical_seconds += 0.2 * (time.monotonic() - started - self._typical_seconds)
 
     async def emptied(self) -> None:
         """Returns when nobody is in the house."""
@@ -79,3 +103,22 @@ class Gate:
     def _seconds_until_free(self) -> int:
         rounds = max(self.num_admitted - self._max_running, 1) / self._max_running
         return min(max(math.ceil(self._typical_seconds * rounds), 1), _LONGEST_WAIT)
+
+
+@dataclass
+class Place:
+    """One request's place, with what its body takes of the house's memory: to the end, for pictures stay as long as the reply."""
+
+    gate: Gate
+    num_bytes: int = 0
+
+    def hold(self, size: int) -> None:
+        """Takes room for that many bytes more.
+
+        Raises:
+            ApiError: 429 where all requests together would hold too much.
+        """
+        if self.gate.num_bytes + size > self.gate.max_bytes:
+            raise self.gate.full()
+        self.num_bytes += size
+        self.gate.num_bytes += size

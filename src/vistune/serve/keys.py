@@ -1,7 +1,8 @@
 """Who may ask: bearer keys, kept as hashes and compared in constant time.
 
-A file holds one key a line (`#` begins a comment), an environment variable holds some with commas between. Nothing that was read is kept
-but the hashes, so that no log, traceback or memory dump of this process shows a key that it did not just receive.
+A file holds one key a line (`#` begins a comment), an environment variable holds some with commas between. `metrics:KEY` is a key that
+opens `/metrics` and nothing else, for whoever watches the server; every other key opens every route. Nothing that was read is kept but the
+hashes, so that no log, traceback or memory dump of this process shows a key that it did not just receive.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from vistune.errors import UsageError
 from vistune.http_client import usable_key
@@ -18,16 +20,25 @@ from vistune.serve.failures import ApiError
 KEY_VARIABLE = "VISTUNE_API_KEY"
 _SHORTEST = 16
 _LONGEST = 512
+_METRICS_ONLY = "metrics:"
+
+Route = Literal["api", "metrics"]
+"""What a key may open."""
 
 
 class ApiKeys:
     """The keys that are let in; without any, everybody is.
 
-    Raises UsageError for a key that is too short to be safe, too long, or that no header can carry.
+    Raises UsageError for a key that is too short to be safe, too long, or that no header can carry, and where no key opens the API.
     """
 
     def __init__(self, keys: Iterable[str] = ()):
-        self._hashes = tuple({_hash(_usable(key)) for key in keys})
+        written = {key.strip() for key in keys}
+        watching = {key for key in written if key.startswith(_METRICS_ONLY)}
+        if watching and watching == written:
+            raise UsageError(f"All keys are for /metrics only, so nobody could ask the model; add one without {_METRICS_ONLY!r} before it.")
+        self._hashes = tuple({_hash(_usable(key)) for key in written - watching})
+        self._metrics_hashes = tuple({_hash(_usable(key.removeprefix(_METRICS_ONLY))) for key in watching})
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -35,7 +46,7 @@ class ApiKeys:
     def __repr__(self) -> str:
         return f"ApiKeys({len(self._hashes)})"
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def check(self, headers: Sequence[tuple[bytes, bytes]], route: Route = "api") -> None:
         """Lets a request in by its headers.
 
         Raises:
@@ -49,7 +60,8 @@ class ApiKeys:
             raise ApiError(401, "missing_api_key", "This server wants a key, in one header: Authorization: Bearer KEY.")
         found = hashlib.sha256(key[: _LONGEST + 1]).digest()
         # All are compared, whichever fits, so that the time tells nothing of how many there are or which one is near.
-        if not sum([hmac.compare_digest(found, known) for known in self._hashes]):
+        opening = self._hashes + (self._metrics_hashes if route == "metrics" else ())
+        if not sum([hmac.compare_digest(found, known) for known in opening]):
             raise ApiError(401, "invalid_api_key", "This key is not known here.")
 
 

@@ -2,6 +2,7 @@
 
 first SIGTERM or Ctrl-C     not ready any more, new requests get 503, those in the house have `grace_seconds` to finish; then exit 0
 second one                  at once
+a model has died            /health says 503 for `LAST_SECONDS`, then the process ends with the exit code of `WorkerError`
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ import contextlib
 import ipaddress
 import json
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vistune.chat_model import ChatModel
-from vistune.errors import UsageError
+from vistune.errors import UsageError, WorkerError
 from vistune.serve.api import Settings, create_app
 from vistune.serve.edge import Application
 from vistune.serve.gate import Gate
+from vistune.serve.health import all_alive
 from vistune.serve.keys import ApiKeys
 
 HEADER_SECONDS = 10.0
 """How long a client may take from the first byte of its headers to the last."""
 STALL_SECONDS = 30.0
 """How long a client may leave what it was sent unread before its connection is cut."""
+WATCH_SECONDS = 1.0
+"""How often the models are asked whether they are alive."""
+LAST_SECONDS = 3.0
+"""How long a server with a dead model says so before it ends, for those who spread the requests to see it."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -69,7 +76,7 @@ def serve(
     grace_seconds: float = 30.0,
     announce: Callable[[str], None] = lambda _address: None,
 ) -> None:
-    """Serves until a signal ends it.
+    """Serves until a signal ends it. Where a model dies, the whole process ends: its thread may be stuck, and nobody could wait for it.
 
     Args:
         port: 0 takes a free one.
@@ -82,7 +89,7 @@ def serve(
     with _bound(host, port) as listener, _logging():
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listener.getsockname()[1]}/v1")
-        asyncio.run(_run(app, gate, listener, grace_seconds))
+        asyncio.run(_run(app, gate, listener, grace_seconds, models.values()))
 
 
 class Connection(H11Protocol):
@@ -129,7 +136,7 @@ class _Server(uvicorn.Server):
         yield  # `_run` listens to them: uvicorn's own way stops listening before anybody could learn that it is not ready any more
 
 
-async def _run(app: Application, gate: Gate, listener: socket.socket, grace_seconds: float) -> None:
+async def _run(app: Application, gate: Gate, listener: socket.socket, grace_seconds: float, models: Collection[ChatModel]) -> None:
     config = uvicorn.Config(
         app, http=Connection, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False, server_header=False,
         proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=1,
@@ -147,10 +154,24 @@ async def _run(app: Application, gate: Gate, listener: socket.socket, grace_seco
         loop.add_signal_handler(number, stop)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     finishing = asyncio.ensure_future(_finished(signalled, gate, grace_seconds))
-    await asyncio.wait((serving, finishing), return_when=asyncio.FIRST_COMPLETED)
+    watching = asyncio.ensure_future(_end_with_a_dead_model(models, gate))
+    await asyncio.wait((serving, finishing, watching), return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     finishing.cancel()
+    watching.cancel()
     await serving
+
+
+async def _end_with_a_dead_model(models: Collection[ChatModel], gate: Gate) -> NoReturn:
+    while all_alive(models):
+        await asyncio.sleep(WATCH_SECONDS)
+    gate.closing = True
+    logging.getLogger("vistune.serve.watch").critical(
+        f"A model's thread died or is stuck, and nothing more can be answered. The server ends in {LAST_SECONDS:g} seconds with exit code "
+        f"{WorkerError.exit_code}, for a supervisor to start it anew; what went wrong is above."
+    )
+    await asyncio.sleep(LAST_SECONDS)
+    os._exit(WorkerError.exit_code)  # no cleaning up: it would wait for the thread
 
 
 async def _finished(signalled: asyncio.Event, gate: Gate, grace_seconds: float) -> None:
@@ -188,7 +209,7 @@ class _Lines(logging.Formatter):
 def _logging() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
-    levels = {"vistune.serve": logging.INFO, "uvicorn.error": logging.WARNING}
+    levels = {"vistune.serve": logging.INFO, "uvicorn.error": logging.WARNING}  # "vistune.serve.watch" is within the first
     for name, level in levels.items():
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(level)
