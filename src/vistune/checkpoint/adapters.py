@@ -1,7 +1,8 @@
-"""LoRA adapters in PEFT's format: read strictly, merged as PEFT merges, written so that PEFT reads them.
+"""LoRA adapters in PEFT's format: read strictly, merged as PEFT merges or put beside the weights, written so that PEFT reads them.
 
 An adapter is merged into the base weights when a model is loaded: one set of weights answers faster than two, and the base is one
-`load_model` away. Training goes on from an adapter by loading the base and the run's own state, not from a merged model.
+`load_model` away. Only where several models share one set of weights in memory (`shared.py`) does it stay beside them. Training goes on
+from an adapter by loading the base and the run's own state, not from a merged model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vistune.checkpoint import names
 from vistune.checkpoint.files import Fields, contained_file, has_file, read_json
@@ -44,15 +46,55 @@ class Adapter:
         for name, (a, b) in self.pairs.items():
             base = result.get(name)
             if base is None:
-                raise TensorError(f"The adapter changes {name}, which the base model does not have; it belongs to another model.")
-            if (b.shape[0], a.shape[1]) != tuple(base.shape) or a.shape[0] != b.shape[1]:
-                raise TensorError(f"The adapter's {list(b.shape)} x {list(a.shape)} does not fit {name} of {list(base.shape)}.")
+                raise _stranger(name)
+            _check_fit(name, a, b, base.shape)
             scale = self.scale(name, a.shape[0])
             result[name] = LazyTensor(base.dtype, base.shape, lambda base=base, a=a, b=b, scale=scale: _merge(base, a, b, scale))
         unknown = self.replaced.keys() - result.keys()
         if unknown:
             raise TensorError(f"The adapter folder holds {listed(unknown)}, which the base model does not have.")
         return {**result, **self.replaced}
+
+    def put_on(self, model: Llava) -> None:
+        """Puts the adapter beside the linear layers that it changes: x·Wᵀ + x·(B·A·scale)ᵀ, with W as it is, for whoever else uses it.
+
+        Of the modules saved whole it does nothing: they are other weights. Raises TensorError as `merged_into`.
+        """
+        for name, (a, b) in self.pairs.items():
+            parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+            try:
+                holder = model.get_submodule(parent)
+                layer = holder.get_submodule(leaf)
+            except AttributeError:
+                raise _stranger(name) from None
+            if not isinstance(layer, nn.Linear | AdaptedLinear):
+                raise TensorError(f"The adapter changes {name}, which is no linear layer; merge it with PEFT and load the result.")
+            _check_fit(name, a, b, (layer.out_features, layer.in_features))
+            with one_thread():
+                up = b.read().float() * self.scale(name, a.shape[0])
+                setattr(holder, leaf, AdaptedLinear(layer, a.read().to(model.device, model.dtype), up.to(model.device, model.dtype)))
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer that other models may use too, and beside it an adapter: down [R, K], up [N, R] with its scale in it."""
+
+    def __init__(self, base_layer: nn.Linear | AdaptedLinear, down: Tensor, up: Tensor):
+        super().__init__()
+        self.base_layer, self.in_features, self.out_features = base_layer, base_layer.in_features, base_layer.out_features
+        self.down, self.up = nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        # Two plain products: a fused one would escape the arithmetic whose bits do not depend on the batch (model/ragged.py).
+        return self.base_layer(input) + F.linear(F.linear(input, self.down), self.up)
+
+
+def _stranger(name: str) -> TensorError:
+    return TensorError(f"The adapter changes {name}, which the base model does not have; it belongs to another model.")
+
+
+def _check_fit(name: str, a: TensorSource, b: TensorSource, shape: tuple[int, ...]) -> None:
+    if (b.shape[0], a.shape[1]) != tuple(shape) or a.shape[0] != b.shape[1]:
+        raise TensorError(f"The adapter's {list(b.shape)} x {list(a.shape)} does not fit {name} of {list(shape)}.")
 
 
 _WORTH_THREADS = 1 << 30

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def load_model(
         raise CheckpointError(f"{folder} has no config.json; it is not a checkpoint folder.")
     values = read_json(folder, "config.json")
     if template is not None:
-        _check_template(folder, template)
+        check_template(folder, template)
     if values.get("mm_vision_tower"):
         return load_original(folder, base=base, vision_tower=vision_tower, template=template, dtype=dtype, device=device)
     model_type = values.get("model_type")
@@ -99,7 +100,7 @@ def load_model(
     )
 
 
-def _check_template(folder: Path, template: str) -> None:
+def check_template(folder: Path, template: str) -> None:
     """Raises UsageError if a folder that says its template is to be read with another: a model speaks the one it was trained with."""
     settings = read_settings(folder)
     named = Fields(settings, str(folder / SETTINGS_NAME)).object("model", {}).get("template", template) if settings else template
@@ -157,6 +158,64 @@ def _cut(weights: Mapping[str, TensorSource], rows: int, values: dict[str, Any])
 def _load_native(
     folder: Path, values: dict[str, Any], dtype: DType, device: str | torch.device, *, base: Path | None, vision_tower: Path | None
 ) -> tuple[Llava, Processor]:
+    if not stands_on_bases(folder):
+        return _loaded(folder, _native_config_of(folder, values), dict(open_weights(folder)), dtype, device)
+    tuned = read_on_bases(folder, base=base, vision_tower=vision_tower)
+    language_model, weights = tuned.opened()
+    weights = {**weights, **tuned.own}
+    if tuned.adapter is not None:
+        weights = tuned.adapter.merged_into(weights)
+    return build(tuned.config, weights, where=str(folder), dtype=dtype, device=device), tuned.processor(language_model)
+
+
+@dataclass(frozen=True)
+class OnBases:
+    """A folder with what training added to bases that it names: a projector, and perhaps an adapter."""
+
+    folder: Path
+    config: ModelConfig
+    own: Mapping[str, TensorSource]
+    adapter: adapters.Adapter | None
+    language_model: Base
+    vision_tower: Base
+
+    def opened(self) -> tuple[Path, dict[str, TensorSource]]:
+        """The language model's folder, and the tensors of both bases."""
+        language_model, tower = self.language_model.opened(read_language_model), self.vision_tower.opened(read_vision_tower)
+        return language_model.folder, {**language_model.weights, **tower.weights}
+
+    def processor(self, language_model: Path) -> Processor:
+        tokenizer = read_tokenizer(self.folder if has_file(self.folder, "tokenizer.json") else language_model)
+        add_image_token(tokenizer, self.config.image_token)
+        return Processor(tokenizer, self.config)
+
+
+def stands_on_bases(folder: Path) -> bool:
+    """Whether a folder holds only what training added to bases that it names."""
+    return "bases" in (read_settings(folder) or {})
+
+
+def read_on_bases(folder: Path, *, base: Path | None = None, vision_tower: Path | None = None) -> OnBases:
+    """Such a folder, its bases not yet looked at; `base` and `vision_tower` say where they lie. Raises CheckpointError and TensorError."""
+    settings = Fields(read_settings(folder) or {}, str(folder / SETTINGS_NAME))
+    bases = Fields(settings.object("bases"), f"{folder / SETTINGS_NAME} (bases)")
+    config = _native_config_of(folder, read_json(folder, "config.json"))
+    own = dict(open_weights(folder))
+    _verify(folder)
+    stray = [name for name in own if not name.startswith((names.PROJECTOR, names.NEWLINE))]
+    if stray:
+        raise TensorError(f"{folder} stands on bases but holds {stray[0]}; only projector tensors belong into it.")
+    return OnBases(
+        folder,
+        config,
+        own,
+        adapters.read_adapter(folder) if adapters.is_adapter(folder) else None,
+        Base.of(bases.object("language_model"), "language model", base),
+        Base.of(bases.object("vision_tower"), "vision tower", vision_tower),
+    )
+
+
+def _native_config_of(folder: Path, values: dict[str, Any]) -> ModelConfig:
     where = str(folder / "config.json")
     hub.refuse_code(values, where)
     settings = read_settings(folder)
@@ -168,24 +227,7 @@ def _load_native(
     vision_config = fields.object("vision_config", {})
     if vision_config:
         _, vision_config = hub.read_vision_config(vision_config, f"{where} (vision_config)")
-    config = config_from(settings, vision_config=vision_config, text_config=text_config, where=str(folder / SETTINGS_NAME))
-    weights: dict[str, TensorSource] = dict(open_weights(folder))
-    bases = settings.get("bases")
-    if bases is None:
-        return _loaded(folder, config, weights, dtype, device)
-    _verify(folder)
-    found = Fields(bases if isinstance(bases, dict) else {}, f"{folder / SETTINGS_NAME} (bases)")
-    language_model = Base.of(found.object("language_model"), "language model", base).opened(read_language_model)
-    tower = Base.of(found.object("vision_tower"), "vision tower", vision_tower).opened(read_vision_tower)
-    stray = [name for name in weights if not name.startswith((names.PROJECTOR, names.NEWLINE))]
-    if stray:
-        raise TensorError(f"{folder} stands on bases but holds {stray[0]}; only projector tensors belong into it.")
-    weights = {**language_model.weights, **tower.weights, **weights}
-    if adapters.is_adapter(folder):
-        weights = adapters.read_adapter(folder).merged_into(weights)
-    tokenizer = read_tokenizer(folder if has_file(folder, "tokenizer.json") else language_model.folder)
-    add_image_token(tokenizer, config.image_token)
-    return build(config, weights, where=str(folder), dtype=dtype, device=device), Processor(tokenizer, config)
+    return config_from(settings, vision_config=vision_config, text_config=text_config, where=str(folder / SETTINGS_NAME))
 
 
 def _load_adapter(
