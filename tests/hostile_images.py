@@ -84,10 +84,10 @@ class Verdict:
     megabytes: float = 0.0  # peak resident memory above idle
 
 
-def judge(case: Case) -> Verdict:
+def judge(case: Case, opener: Callable[..., Image.Image] = open_image) -> Verdict:
     """Opens one image and compares what happens with what must."""
     try:
-        picture = open_image(case.source, root=case.root)
+        picture = opener(case.source, root=case.root)
         size = image_size(case.source, root=case.root)
     except ImageError as error:
         wrong = "refused: " + str(error) if case.expected == "accepted" else "" if " at 0x" not in str(error) else "leaks an address"
@@ -248,6 +248,21 @@ def bit_flips(_: Path) -> Iterator[Case]:
             bit = random.Random(f"{name} {seed}").randrange(8 * len(data))
             flipped[bit // 8] ^= 1 << bit % 8
             yield Case(f"{name}, bit {bit}", bytes(flipped), "either")
+
+
+def mutated(generator: random.Random, files: list[bytes]) -> bytes:
+    """A good file with some bytes changed, mostly near its beginning, and sometimes a piece of another file put in or one taken out."""
+    data = bytearray(generator.choice(files))
+    for _ in range(generator.choice((1, 2, 5, 30))):
+        place = int(generator.expovariate(1 / 60)) if generator.random() < 0.7 else generator.randrange(len(data))
+        data[min(place, len(data) - 1)] = generator.choice((0, 1, 127, 128, 255, generator.randrange(256)))
+    cut = generator.randrange(len(data))
+    change = generator.random()
+    if change < 0.2:
+        data[cut:cut] = generator.choice(files)[: generator.randrange(200)]
+    elif change < 0.3:
+        del data[cut : cut + generator.randrange(50)]
+    return bytes(data)
 
 
 def animations(_: Path) -> Iterator[Case]:

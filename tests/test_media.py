@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 import hostile_images
-from hostile_images import FAMILIES, Case, good_files, judge, judge_in_child, make
+from hostile_images import FAMILIES, Case, good_files, judge, judge_in_child, make, mutated
 from image_files import black_png, encode, gif, gif_frame, photo, png, riff, vp8x, webp_picture
 from vistune import image_headers, media
 from vistune.errors import ImageError, UsageError
@@ -52,21 +52,6 @@ def test_pictures_that_look_alike_to_a_careless_key_have_their_own_digests(tmp_p
         digests[case.twin].append(image_digest(open_image(case.source)))
     for twin, (one, other) in digests.items():
         assert (one == other) == twin.endswith("="), twin
-
-
-def mutated(generator: random.Random, files: list[bytes]) -> bytes:
-    """A good file with some bytes changed, mostly near its beginning, and sometimes a piece of another file put in or one taken out."""
-    data = bytearray(generator.choice(files))
-    for _ in range(generator.choice((1, 2, 5, 30))):
-        place = int(generator.expovariate(1 / 60)) if generator.random() < 0.7 else generator.randrange(len(data))
-        data[min(place, len(data) - 1)] = generator.choice((0, 1, 127, 128, 255, generator.randrange(256)))
-    cut = generator.randrange(len(data))
-    change = generator.random()
-    if change < 0.2:
-        data[cut:cut] = generator.choice(files)[: generator.randrange(200)]
-    elif change < 0.3:
-        del data[cut : cut + generator.randrange(50)]
-    return bytes(data)
 
 
 @pytest.mark.parametrize("count", [3000, pytest.param(300_000, marks=pytest.mark.nightly)])

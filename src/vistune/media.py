@@ -14,7 +14,7 @@ An `ImageError` carries one of these reasons:
 
     missing unreadable not_a_file outside_root bad_path      the path
     url data_url                                             the address
-    empty bytes format truncated broken parts memory         the file
+    empty bytes format truncated broken parts memory time    the file
     pixels side min_side aspect padded                       the size
 """
 
@@ -30,7 +30,7 @@ import re
 import stat
 import struct
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,21 +68,45 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def open_image(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS, root: Path | None = None) -> Image.Image:
+def decode(header: ImageHeader) -> Image.Image:
+    """The picture of a file whose header is in order and within the limits: RGB over white, upright.
+
+    Raises:
+        ImageError: `broken`, `truncated` or `memory`.
+    """
+    try:
+        picture, turn = _as_stored(header), _TURNS[header.orientation]
+        return picture if turn is None else picture.transpose(turn)
+    except ImageError:
+        raise
+    except MemoryError as error:
+        size = f"{header.width}×{header.height}"
+        raise ImageError("memory", f"there is not enough memory to decode {size} pixels; scale it down") from error
+    except Exception as error:
+        # Decoders fail with nearly any type (struct.error, SyntaxError, IndexError, ...), and their messages may hold memory addresses.
+        cut = "truncated" if "truncated" in str(error) else "broken"
+        raise ImageError(cut, f"the {header.format} cannot be decoded ({type(error).__name__}); get a complete copy of it") from error
+
+
+def open_image(
+    source: ImageSource,
+    *,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    root: Path | None = None,
+    decoder: Callable[[ImageHeader], Image.Image] = decode,
+) -> Image.Image:
     """Opens an image as a person sees it: mode RGB, upright, 8 bits, first frame.
 
     Args:
         source: a `Path`, the bytes of an image file, or a `data:` address.
         root: a folder that a path may not leave; relative paths start there. The folder itself may be a symbolic link, nothing in it may.
+        decoder: what makes the pixels once all else was checked: `decode`, or a `DecodePool` that has it done in another process.
 
     Raises:
         ImageError: missing, broken or over a limit; `reason` tells which.
     """
     with _named(source):
-        header = _read(source, limits, root)
-        picture = _decode(header)
-        turn = _TURNS[header.orientation]
-        return picture if turn is None else picture.transpose(turn)
+        return decoder(_read(source, limits, root))
 
 
 def image_size(source: ImageSource, *, limits: ImageLimits = DEFAULT_LIMITS, root: Path | None = None) -> tuple[int, int]:
@@ -274,26 +298,16 @@ _BASE64_VARIANTS = str.maketrans({"\r": None, "\n": None, "\t": None, "-": "+", 
 # From a header to pixels ----------------------------------------------------------------------------------------------------------------
 
 
-def _decode(header: ImageHeader) -> Image.Image:
-    """The stored picture as RGB over white, not yet turned."""
-    try:
-        with Image.open(io.BytesIO(header.drawing), formats=(header.format,)) as image:
-            # Two readers of one header must agree, or a limit was checked on the wrong numbers.
-            left, top, right, bottom = header.area
-            expected = (right - left, bottom - top) if header.format == "WEBP" else (header.width, header.height)
-            if image.size != expected:
-                raise ImageError("broken", f"the header says {expected} and the decoder {image.size}; save it again with an image editor")
-            image.load()
-            return _over_white(image, header)
-    except ImageError:
-        raise
-    except MemoryError as error:
-        size = f"{header.width}×{header.height}"
-        raise ImageError("memory", f"there is not enough memory to decode {size} pixels; scale it down") from error
-    except Exception as error:
-        # Decoders fail with nearly any type (struct.error, SyntaxError, IndexError, ...), and their messages may hold memory addresses.
-        cut = "truncated" if "truncated" in str(error) else "broken"
-        raise ImageError(cut, f"the {header.format} cannot be decoded ({type(error).__name__}); get a complete copy of it") from error
+def _as_stored(header: ImageHeader) -> Image.Image:
+    """The picture over white, not yet turned."""
+    with Image.open(io.BytesIO(header.drawing), formats=(header.format,)) as image:
+        # Two readers of one header must agree, or a limit was checked on the wrong numbers.
+        left, top, right, bottom = header.area
+        expected = (right - left, bottom - top) if header.format == "WEBP" else (header.width, header.height)
+        if image.size != expected:
+            raise ImageError("broken", f"the header says {expected} and the decoder {image.size}; save it again with an image editor")
+        image.load()
+        return _over_white(image, header)
 
 
 def _over_white(image: Image.Image, header: ImageHeader) -> Image.Image:
