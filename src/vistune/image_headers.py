@@ -68,6 +68,15 @@ def read_header(data: bytes) -> ImageHeader:
     raise ImageError("format", f"not a JPEG, PNG, WebP or GIF file (it begins with {data[:8].hex(' ')}); convert it to one of these")
 
 
+MAGIC_BYTES = 12
+"""Bytes of a file that tell its format."""
+
+
+def is_known(beginning: bytes | bytearray) -> bool:
+    """Whether a file that begins so may be one that `read_header` reads."""
+    return any(re.match(magic, beginning, re.DOTALL) for magic, _ in _READERS)
+
+
 def _truncated(where: str) -> ImageError:
     return ImageError("truncated", f"the file ends {where}; get a complete copy of it")
 

@@ -1,24 +1,59 @@
 """Messages as OpenAI's clients send them → a `Conversation`.
 
-A content is a text or a list of parts, `text` and `image_url`. Pictures come as `data:` addresses in whatever form clients make of these;
-nothing is fetched and no path is opened. What is counted is counted before any picture is decoded.
+A content is a text or a list of parts, `text` and `image_url`. Pictures come as `data:` addresses in whatever form clients make of these.
+What is counted is counted before any picture is decoded.
+
+Unless the server was told otherwise, nothing is fetched and no path is opened. Where it may fetch, `conversation_of` leaves web addresses
+as they are and `fetched` puts the pictures in their place.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vistune.errors import ImageError
 from vistune.media import ImageLimits, image_bytes
-from vistune.serve.failures import bad_request, image_failure
+from vistune.serve.failures import ApiError, bad_request, image_failure
+from vistune.serve.fetch import Allowance, Fetcher, FetchesBusy, NotFetched
 from vistune.types import Conversation, ImagePart, Message, Part, Role, TextPart
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 _BARE_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 """How the base64 of a JPEG, PNG, GIF and WebP file begins: some clients leave out everything before it."""
+
+
+_NOT_FETCHED = (
+    "No picture could be fetched from this address. It takes an http or https address at port 80 or 443 of a public host that this server "
+    "fetches from, and there a PNG, JPEG, WebP or GIF that arrives soon. Or send the picture itself, as data:image/png;base64,..."
+)
+"""For whatever went wrong: which address is refused, answers or hangs says something of the network that the server is in."""
+
+
+@dataclass(frozen=True)
+class PictureSources:
+    """Where pictures may come from besides the request itself; by default from nowhere."""
+
+    web: Fetcher | None = None
+    folder: Path | None = None
+    """What `file://` addresses name pictures in."""
+
+
+class _OnTheWeb(str):
+    """An address still to be fetched. Should one ever reach `media.py` as it is, it is refused there."""
+
+    param: str
+
+    def __new__(cls, address: str, param: str):
+        self = super().__new__(cls, address)
+        self.param = param
+        return self
 
 
 @dataclass
@@ -28,12 +63,20 @@ class _Budget:
     characters: int
     images: int
     image_limits: ImageLimits
+    sources: PictureSources
 
 
 def conversation_of(
-    messages: list[Any], *, max_messages: int, max_characters: int, max_images: int, image_limits: ImageLimits, continued: bool
+    messages: list[Any],
+    *,
+    max_messages: int,
+    max_characters: int,
+    max_images: int,
+    image_limits: ImageLimits,
+    continued: bool,
+    sources: PictureSources = PictureSources(),
 ) -> Conversation:
-    """The conversation that a request's `messages` mean.
+    """The conversation that a request's `messages` mean, its web addresses still to be `fetched`.
 
     Args:
         continued: whether the last message is the beginning of the reply that is asked for.
@@ -43,7 +86,7 @@ def conversation_of(
     """
     if len(messages) > max_messages:
         raise bad_request(f"At most {max_messages} messages are read.", param="messages")
-    budget = _Budget(max_characters, max_images, image_limits)
+    budget = _Budget(max_characters, max_images, image_limits, sources)
     read: list[Message] = []
     for index, sent in enumerate(messages):
         message = _message(sent, f"messages.{index}", budget)
@@ -54,6 +97,48 @@ def conversation_of(
         read.append(message)
     _check_ending(read, continued)
     return Conversation(tuple(read))
+
+
+async def fetched(
+    conversation: Conversation, sources: PictureSources, limits: ImageLimits, hold: Callable[[int], None]
+) -> Conversation:
+    """The conversation with its pictures instead of their web addresses. Cancelling it closes all connections.
+
+    Args:
+        hold: is told of every few bytes that are kept, and may raise.
+
+    Raises:
+        ApiError: 400 where there is no picture to be had, 429 where other requests' pictures keep all places taken.
+    """
+    wanted = dict.fromkeys(part.source for part in conversation.images if isinstance(part.source, _OnTheWeb))
+    if not wanted or sources.web is None:
+        return conversation
+    allowance = Allowance(sources.web.policy.total_bytes, hold)
+    tasks = [asyncio.ensure_future(_fetched_picture(address, sources.web, allowance, limits)) for address in wanted]
+    try:
+        pictures = dict(zip(wanted, await asyncio.gather(*tasks), strict=True))
+    finally:  # when one fails, the others need not be waited for
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def fill(part: Part) -> Part:
+        return ImagePart(pictures[part.source]) if isinstance(part, ImagePart) and isinstance(part.source, _OnTheWeb) else part
+
+    return Conversation(tuple(Message(message.role, tuple(map(fill, message.parts))) for message in conversation.messages))
+
+
+async def _fetched_picture(address: _OnTheWeb, web: Fetcher, allowance: Allowance, limits: ImageLimits) -> bytes:
+    try:
+        data = await web.fetch_picture(address, allowance)
+        return await asyncio.to_thread(image_bytes, data, limits=limits)
+    except FetchesBusy:
+        text = "The server is fetching as many pictures as it does at once; ask again later, or send the picture itself."
+        raise ApiError(429, "fetches_busy", text, param=address.param, retry_after=10) from None
+    except NotFetched:
+        raise bad_request(_NOT_FETCHED, param=address.param, code="invalid_image_url") from None
+    except ImageError as error:
+        raise image_failure(error, address.param) from None
 
 
 def writable(text: str, param: str) -> str:
@@ -119,10 +204,24 @@ def _picture(address: str, param: str, budget: _Budget) -> ImagePart:
     budget.images -= 1
     if budget.images < 0:
         raise bad_request("There are more pictures than this server takes.", param=param)
+    address = _tidied(address)
+    kind = address[:7].lower()
+    if budget.sources.folder and kind == "file://":
+        return ImagePart(_from_folder(address[7:], budget.sources.folder, budget.image_limits, param))
+    if budget.sources.web and not kind.startswith("data:"):
+        return ImagePart(_OnTheWeb(address, param))
     try:
-        return ImagePart(image_bytes(_tidied(address), limits=budget.image_limits))
+        return ImagePart(image_bytes(address, limits=budget.image_limits))
     except ImageError as error:
         raise image_failure(error, param) from None
+
+
+def _from_folder(name: str, folder: Path, limits: ImageLimits, param: str) -> bytes:
+    """A picture in the folder, by its path in there or its whole path. All else, whatever it is, is not there."""
+    try:
+        return image_bytes(Path(urllib.parse.unquote(name)), limits=limits, root=folder)
+    except ImageError:
+        raise bad_request("The server's folder of pictures holds no such one.", param=param, code="invalid_image_url") from None
 
 
 def _tidied(address: str) -> str:

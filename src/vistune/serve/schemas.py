@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vistune.media import DEFAULT_LIMITS, ImageLimits
 from vistune.serve.failures import ApiError, bad_request
-from vistune.serve.messages import conversation_of, writable
+from vistune.serve.messages import PictureSources, conversation_of, writable
 from vistune.types import Conversation, SamplingParams
 
 
@@ -36,6 +36,8 @@ class RequestLimits:
     """Longest reply where the request names no limit."""
     choices: int = 8
     image: ImageLimits = DEFAULT_LIMITS
+    sources: PictureSources = field(default_factory=PictureSources)
+    """Where pictures may come from that are not in the request."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def read_request(body: bytes, limits: RequestLimits) -> ChatRequest:
             max_images=limits.images,
             image_limits=limits.image,
             continued=bool(checked.continue_final_message),
+            sources=limits.sources,
         ),
         stream=bool(checked.stream),
         include_usage=bool(checked.stream_options and checked.stream_options.include_usage),
