@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serve.live import data_address, png
-from tests.serve.ssrf_cases import HERE, PICTURE, STATIC, Web, answer
+from tests.serve.live import Live, ask, data_address, live, png, until
+from tests.serve.ssrf_cases import HERE, LOOKUPS, PICTURE, PUBLIC, STATIC, Web, answer, drip
 
 import vistune
+from vistune.chat_model import ScriptedChatModel
 from vistune.errors import ImageError
 from vistune.media import DEFAULT_LIMITS, open_image
+from vistune.serve import fetch
+from vistune.serve.api import Settings
 from vistune.serve.failures import ApiError
 from vistune.serve.messages import PictureSources, conversation_of, fetched
+from vistune.serve.schemas import RequestLimits
 from vistune.types import Conversation, ImagePart, TextPart
 
 
@@ -145,6 +152,72 @@ def test_without_a_folder_no_file_is_opened(folder: Path):
     with pytest.raises(ApiError) as refused:
         read(f"file://{folder}/a.png", web=Web())
     assert refused.value.code == "invalid_image_url"
+
+
+# --- over the API -------------------------------------------------------------------------------------------------------------------------
+
+
+def of_picture(address: str, **more: Any) -> dict[str, Any]:
+    return ask([{"type": "image_url", "image_url": {"url": address}}]) | more
+
+
+@contextmanager
+def serving(sources: PictureSources) -> Iterator[tuple[Live, ScriptedChatModel]]:
+    model = ScriptedChatModel(lambda conversation, params: "fine")
+    with live(model, Settings(limits=RequestLimits(sources=sources))) as server:
+        yield server, model
+
+
+def test_a_client_sends_an_address_and_the_model_sees_the_picture():
+    web = Web(pages={HERE: answer(PICTURE)})
+    with serving(PictureSources(web=web.fetcher())) as (server, model):
+        assert server.post(of_picture(HERE)).json()["choices"][0]["message"]["content"] == "fine"
+        assert "data: [DONE]" in server.post(of_picture(HERE, stream=True)).text
+    assert [image.source for conversation, _ in model.calls for image in conversation.images] == [PICTURE, PICTURE]
+
+
+def test_the_api_connects_to_nobody_it_must_not_and_its_log_holds_no_address(caplog: pytest.LogCaptureFixture):
+    web = Web(pages={HERE: answer(status=302, Location="http://127.0.0.1/canary")})
+    addresses = [
+        *(address for address in STATIC[::6] if not address.startswith("data:")),
+        *(f"http://{name}/canary" for name in LOOKUPS),
+        HERE,
+    ]
+    with serving(PictureSources(web=web.fetcher())) as (server, model), caplog.at_level(logging.DEBUG, "vistune"):
+        told = {server.post(of_picture(address)).text for address in addresses}
+        assert not model.calls
+        assert server.gate.num_admitted == 0
+    assert web.connections == [(PUBLIC, 80, "ok.test", False)]
+    assert len(told) == 1
+    assert "ok.test" not in caplog.text
+    assert "canary" not in caplog.text
+    assert caplog.text.count('"code": "invalid_image_url"') == len(addresses)
+
+
+def test_unless_it_was_told_otherwise_the_server_fetches_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fetch, "connect_to", None)
+    monkeypatch.setattr(fetch, "system_resolve", None)
+    assert RequestLimits().sources == PictureSources(web=None, folder=None)
+    with live(ScriptedChatModel(lambda conversation, params: "fine")) as server:
+        for address in (HERE, "https://8.8.8.8/x", "file:///etc/hostname"):
+            response = server.post(of_picture(address))
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_image_url")
+
+
+def test_when_the_client_goes_the_connection_for_its_picture_is_closed():
+    web = Web(pages={HERE: drip})
+    with serving(PictureSources(web=web.fetcher())) as (server, model):
+        body = json.dumps(of_picture(HERE)).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(head.encode() + body)
+            until(lambda: web.num_open == 1)
+            assert server.gate.num_admitted == 1
+        until(lambda: web.num_open == 0)
+        until(lambda: server.gate.num_admitted == 0)
+        assert server.gate.num_bytes == 0
+        assert not model.calls
 
 
 # --- and nobody else does ---------------------------------------------------------------------------------------------------------------

@@ -33,9 +33,10 @@ from vistune.serve.answers import Answer, event, usage
 from vistune.serve.bodies import check_headers, read_body
 from vistune.serve.edge import Application, Edge, Receive, RequestLog, Scope, Send, log_of, send_error
 from vistune.serve.failures import ApiError, explained, internal_error
-from vistune.serve.gate import Gate
+from vistune.serve.gate import Gate, Place
 from vistune.serve.health import all_alive
 from vistune.serve.keys import ApiKeys, Route
+from vistune.serve.messages import fetched
 from vistune.serve.metrics import CONTENT_TYPE, Metrics
 from vistune.serve.page import page_router
 from vistune.serve.replies import ClientGone, draw, unless_gone
@@ -230,17 +231,19 @@ class _ChatResponse(Response):
             body = await read_body(receive, place, settings.limits, settings.body_seconds)
             request = await asyncio.to_thread(read_request, body, settings.limits)
             del body  # a few megabytes of pictures, for as long as the reply takes
-            await unless_gone(receive, self._reply(request, log_of(scope), send))
+            await unless_gone(receive, self._reply(request, place, log_of(scope), send))
 
-    async def _reply(self, request: ChatRequest, entry: RequestLog, send: Send) -> None:
+    async def _reply(self, request: ChatRequest, place: Place, entry: RequestLog, send: Send) -> None:
         name, model = _model_named(self._house, request.model)
         entry.model, entry.streamed, entry.choices = name, request.stream, request.params.n
         entry.images = len(request.conversation.images)
         answer = Answer(name, with_usage=request.include_usage)
+        limits = self._house.settings.limits
+        conversation = await fetched(request.conversation, limits.sources, limits.image, place.hold)
         try:
             async with (
                 asyncio.timeout(self._house.settings.reply_seconds),
-                aclosing(draw(model, request.conversation, request.params, self._house.gate)) as deltas,
+                aclosing(draw(model, conversation, request.params, self._house.gate)) as deltas,
             ):
                 replies = await (
                     _stream(deltas, answer, request, entry, send) if request.stream else _whole(deltas, answer, request, entry, send)
