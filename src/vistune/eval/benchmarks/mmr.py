@@ -151,27 +151,33 @@ def pnls(gold: str, pred: str) -> float:
 
 def _align(gold: str, pred: str) -> tuple[str, str]:
     """Both texts with gaps, equally long. Ties in the trace go to the diagonal, then to a gap in the prediction."""
-    end = _end_column(gold, pred)
-    # An optimal path to a cell of row i is at most 3 i columns wide, so the cells on the trace and beside it are exact in this window.
-    window = max(0, end - 6 * len(gold) - 2)
-    visible = pred[window:end]
-    rows = list(_rows(gold, visible))
+    window, rows = 0, ()
+    if len(pred) <= _LONGEST_TABLE:
+        rows = tuple(_rows(gold, pred))
+        end = _end_column(rows[-1])
+    else:
+        (last,) = deque(_rows(gold, pred), maxlen=1)
+        end = _end_column(last)
+        # An optimal path to a cell of row i is at most 3 i columns wide, so the cells on the trace and beside it are exact in this window.
+        window = max(0, end - 6 * len(gold) - 2)
+        rows = tuple(_rows(gold, pred[window:end]))
     left_gold: list[str] = []
     left_pred: list[str] = []
-    row, column = len(gold), len(visible)
+    row, column = len(gold), end - window
     while row and column:
-        step = 1 if gold[row - 1] == visible[column - 1] else -1
-        if rows[row][column] == rows[row - 1][column - 1] + step:
+        character = pred[window + column - 1]
+        here = rows[row][column]
+        if here == rows[row - 1][column - 1] + (2 if gold[row - 1] == character else 0):
             left_gold.append(gold[row - 1])
-            left_pred.append(visible[column - 1])
+            left_pred.append(character)
             row, column = row - 1, column - 1
-        elif rows[row][column] == rows[row - 1][column] - 1:
+        elif here == rows[row - 1][column] - 1:
             left_gold.append(gold[row - 1])
             left_pred.append(GAP)
             row -= 1
         else:
             left_gold.append(GAP)
-            left_pred.append(visible[column - 1])
+            left_pred.append(character)
             column -= 1
     unread = pred[: window + column]
     aligned_gold = GAP * len(unread) + gold[:row] + "".join(reversed(left_gold))
@@ -179,24 +185,31 @@ def _align(gold: str, pred: str) -> tuple[str, str]:
     return aligned_gold, aligned_pred
 
 
-def _end_column(gold: str, pred: str) -> int:
-    (last,) = deque(_rows(gold, pred), maxlen=1)
-    best = int(np.argmax(last[1:])) + 1 if pred else 0
-    return best if last[best] > -1 else 0
+_LONGEST_TABLE = 4096
+"""Characters of a prediction up to which all rows of the table are kept, not only those near the end of the alignment."""
+
+
+def _end_column(last: np.ndarray) -> int:
+    scores = last - np.arange(len(last))
+    best = int(np.argmax(scores[1:])) + 1 if len(last) > 1 else 0
+    return best if scores[best] > -1 else 0
 
 
 def _rows(gold: str, pred: str) -> Iterator[np.ndarray]:
-    """The rows of the table of scores, [pred + 1] each: zeros, then one row per character of gold. No more than two are kept here."""
-    codes = _codes(pred)
-    places = np.arange(len(pred) + 1)
-    above = np.zeros(len(pred) + 1, dtype=np.int64)
+    """The rows of the table of scores, [pred + 1] each, every cell plus its column: zeros, then one row per character of gold.
+
+    With the column added, a gap in gold, which costs one per column, costs nothing: a row is the running maximum of what comes from above.
+    """
+    equal = 2 * (_codes(gold)[:, None] == _codes(pred)[None]) if len(gold) * len(pred) < 2**20 else None
+    codes, gold_codes = _codes(pred), _codes(gold)
+    above = np.arange(len(pred) + 1)
     yield above
-    for number, code in enumerate(_codes(gold), start=1):
-        here = above - 1
-        here[0] = -number
-        here[1:] = np.maximum(here[1:], above[:-1] + np.where(codes == code, 1, -1))
-        # A gap in gold costs one per column: the best of everything to the left, paid by distance.
-        above = np.maximum.accumulate(here + places) - places
+    for number in range(len(gold)):
+        here = np.empty_like(above)
+        here[0] = -number - 1
+        np.add(above[:-1], 2 * (codes == gold_codes[number]) if equal is None else equal[number], out=here[1:])
+        np.maximum(here[1:], above[1:] - 1, out=here[1:])
+        above = np.maximum.accumulate(here)
         yield above
 
 
