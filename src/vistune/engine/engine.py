@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ import torch
 
 from vistune.chat_model import GREEDY, last_reply, require_single
 from vistune.engine.counters import EngineCounters
-from vistune.engine.kv_cache import KVShape
+from vistune.engine.neighbours import kv_shares
 from vistune.engine.sampling import check_params
 from vistune.engine.scheduler import Event, Request, Scheduler
 from vistune.errors import UsageError
@@ -30,7 +30,6 @@ from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
-DEFAULT_KV_BYTES = 4 << 30
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """The names of the instructions in `torch.cpu.get_capabilities`: Intel's and AMD's, and ARM's."""
 LONGEST_STEP = 120.0
@@ -50,6 +49,7 @@ class Engine:
             4 GiB, and always enough for one full context.
         deterministic: the same bits for the same conversation in any company and after any other, also in bf16. Slower, as
             `model/ragged.py` says.
+        turn: taken for each step, where other engines compute on the same device (`neighbours.py`).
 
     Calls raise what the processor raises for a conversation that cannot be rendered, ContextLengthError where no room is left for a reply,
     UsageError for sampling parameters out of range, OutOfMemory, and NonFiniteError where the model computes nonsense. One call's error
@@ -65,6 +65,7 @@ class Engine:
         prefill_tokens: int = 512,
         kv_bytes: int | None = None,
         deterministic: bool = False,
+        turn: AbstractContextManager[None] | None = None,
     ):
         if max_sequences < 1:
             raise UsageError(f"max_sequences is {max_sequences}; at least one conversation must be able to run.")
@@ -77,10 +78,10 @@ class Engine:
             processor,
             max_sequences=max_sequences,
             prefill_tokens=prefill_tokens,
-            kv_bytes=_default_kv_bytes(model) if kv_bytes is None else kv_bytes,
+            kv_bytes=kv_shares([model])[0] if kv_bytes is None else kv_bytes,
             deterministic=deterministic,
         )
-        self._worker = _Worker(scheduler)
+        self._worker = _Worker(scheduler, turn or nullcontext())
         # The thread must end before the interpreter takes torch apart, also for an engine that nobody closed.
         self._finalizer = weakref.finalize(self, self._worker.close)
 
@@ -170,13 +171,6 @@ def best_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if any(capabilities.get(name) for name in NATIVE_BF16) else torch.float32
 
 
-def _default_kv_bytes(model: Llava) -> int:
-    shape = KVShape.of(model.config.text_config)
-    one_context = 2 * shape.layers * shape.heads * shape.head_dim * model.dtype.itemsize * (model.config.max_length + 64)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(min(DEFAULT_KV_BYTES, memory // 4), one_context)
-
-
 def _continued_with(conversation: Conversation, text: str) -> Conversation:
     """The conversation with `text` at the end of the assistant's message, which is begun where there is none."""
     if not conversation.messages or conversation.messages[-1].role != "assistant":
@@ -231,8 +225,8 @@ class _Call:
 class _Worker:
     """The thread that owns the model. Starts with the first request, sleeps while there is nothing to do."""
 
-    def __init__(self, scheduler: Scheduler):
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, turn: AbstractContextManager[None]):
+        self._scheduler, self._turn = scheduler, turn
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._has_news = False
@@ -290,11 +284,12 @@ class _Worker:
             if closed:
                 self._scheduler.abandon(UsageError("The engine was closed while this was under way; ask again with a new one."))
                 return
-            self._step_began = time.monotonic()
-            try:
-                self._scheduler.step()
-            except Exception as error:
-                # A bug of the scheduler's own. Its callers are told, and the engine goes on empty rather than dying unseen.
-                self._scheduler.abandon(error)
-            finally:
-                self._step_began = None
+            with self._turn:
+                self._step_began = time.monotonic()
+                try:
+                    self._scheduler.step()
+                except Exception as error:
+                    # A bug of the scheduler's own. Its callers are told, and the engine goes on empty rather than dying unseen.
+                    self._scheduler.abandon(error)
+                finally:
+                    self._step_began = None
