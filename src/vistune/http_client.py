@@ -9,13 +9,17 @@ import contextlib
 import datetime
 import email.utils
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from vistune.errors import UsageError
 
 MAX_BODY = 4 << 20
 """The longest answer that is read, in bytes: 100 times what the longest replies need; a server that never ends must not fill the memory."""
+MAX_EVENT = 1 << 20
+"""The longest single event of a stream, in bytes."""
+MAX_STREAM = 64 << 20
+"""The longest stream, in bytes: some 4,000 tokens with their twenty alternatives each take a sixth of it."""
 
 
 class Secret:
@@ -50,13 +54,17 @@ def usable_key(key: str) -> Secret:
 
 
 def bounded_client() -> Any:
-    """The client's own HTTP client, except that it reads no answer much longer than `MAX_BODY`."""
+    """The client's own HTTP client, except that it reads no answer much longer than `MAX_BODY` and goes nowhere but to its own address.
+
+    A server that redirects would have words and pictures sent to a place that nobody chose, also one inside a network of ours.
+    """
     import openai
 
     class BoundedClient(openai.DefaultAsyncHttpxClient):
         async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             response = await super().send(request, stream=True, **options)
             if stream and not response.is_error:
+                response.aiter_bytes = _with_an_end(response.aiter_bytes())
                 return response
             body = bytearray()
             try:
@@ -70,7 +78,26 @@ def bounded_client() -> Any:
             headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in of_the_transfer]
             return type(response)(response.status_code, headers=headers, content=bytes(body), request=response.request)
 
-    return BoundedClient()
+    return BoundedClient(follow_redirects=False)
+
+
+def _with_an_end(chunks: AsyncIterator[bytes]) -> Any:
+    """The chunks of a stream, or a ValueError for one that is too long, or whose event does not end: the client gathers those whole."""
+
+    async def bounded() -> AsyncIterator[bytes]:
+        total = of_event = 0
+        tail = b""
+        async for chunk in chunks:
+            total += len(chunk)
+            seen = tail + chunk
+            end = max(seen.rfind(blank) for blank in (b"\n\n", b"\r\n\r\n", b"\r\r"))
+            of_event = len(seen) - end if end >= 0 else of_event + len(chunk)
+            tail = seen[-3:]
+            if total > MAX_STREAM or of_event > MAX_EVENT:
+                raise ValueError(f"it is longer than {MAX_STREAM:,} bytes, or one event of it than {MAX_EVENT:,}")
+            yield chunk
+
+    return bounded
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -26,10 +26,11 @@ CLIENT = httpx2.Client(timeout=20, limits=httpx2.Limits(max_keepalive_connection
 
 
 @dataclass(frozen=True)
-class Live:
+class Served:
+    """A server as its clients see it."""
+
     address: str
     port: int
-    gate: Gate
 
     def post(self, body: Any = None, *, path: str = "/v1/chat/completions", **options: Any) -> httpx2.Response:
         if body is not None:
@@ -40,12 +41,28 @@ class Live:
         return CLIENT.get(self.address + path, **options)
 
 
+@dataclass(frozen=True)
+class Live(Served):
+    """One in this process, whose gate can be looked at."""
+
+    gate: Gate
+
+
 @contextmanager
 def live(model: ChatModel | Mapping[str, ChatModel], settings: Settings | None = None) -> Iterator[Live]:
     """The server in a thread with a loop of its own, ready when the block begins."""
     app, gate = create_app(model if isinstance(model, Mapping) else {"scripted": model}, settings)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
