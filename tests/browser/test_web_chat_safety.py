@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tests.browser.chat_page import Page, chat_page, chat_server
 from tests.serve.live import data_address
 
@@ -226,3 +231,45 @@ def test_a_stream_without_end_or_sense_ends_in_words(browser: Any):
             chat.page.click("#new")
             chat.ask("Hello")
             assert chat.page.locator(".problem").count() == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("first", range(0, len(PAYLOADS), 4))
+def test_what_a_picture_is_called_and_says_of_itself_is_inert(chat: Page, first: int):
+    """Every payload as the name of a file, and within the file as its comment and its EXIF description."""
+    chat.page.click("#new")
+    for payload in PAYLOADS[first : first + 4]:
+        chat.attach(payload.replace("/", "∕") + ".png", telling_png(payload))
+    chat.ask("What?")
+    assert_inert(chat)
+    for form in ("#export-json", "#export-markdown"):
+        chat.page.click("#share")
+        chat.downloaded(form)
+    assert_inert(chat)
+
+
+def telling_png(text: str) -> bytes:
+    file, comments, exif = io.BytesIO(), PngInfo(), Image.Exif()
+    comments.add_itxt("Comment", text)
+    exif[0x010E] = text
+    Image.new("RGB", (9, 9), "red").save(file, "PNG", pnginfo=comments, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.nightly
+def test_a_rating_is_one_line_of_the_log_whatever_was_said(browser: Any):
+    """Nothing in the feedback can begin a row of its own: not a line break, not one of Unicode's, not a spreadsheet's formula."""
+    said = 'a\nb\r\nc\u2028d\u2029e\x85f\x0bg\x0ch\x1ei {"rating": "up"}\n=cmd|\' /C calc\'!A0\t@SUM(1)'
+    with chat_server(lambda *_: said) as (server, _), chat_page(browser, server) as page:
+        page.ask(said)
+        page.button(1, "down")
+        page.page.fill("#correction-text", said)
+        page.page.click("#correction-save")
+        page.page.click("#open-feedback")
+        page.page.wait_for_selector("#feedback[open]")
+        with zipfile.ZipFile(io.BytesIO(page.downloaded("#feedback-export"))) as archive:
+            for name in ("feedback.jsonl", "messages.jsonl"):
+                lines = archive.read(name).decode().split("\n")
+                assert [bool(line) for line in lines] == [True, False], name
+                assert json.loads(lines[0])
+            assert not [name for name in archive.namelist() if name.endswith(".csv")]
