@@ -10,7 +10,7 @@ import typer
 
 from vistune import cli_model
 from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, TemplateOption, TowerOption
-from vistune.errors import optional_import
+from vistune.errors import UsageError, optional_import
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
 
@@ -26,6 +26,13 @@ def serve(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply that a request may ask for, in tokens.")] = 4096,
     max_images: Annotated[int, typer.Option(min=0, help="Pictures in one request, at most.")] = 16,
     max_body: Annotated[int, typer.Option(min=1, max=1024, metavar="MIB", help="Largest request, in MiB.")] = 32,
+    fetch_images: Annotated[
+        bool, typer.Option("--fetch-images", help="Fetch pictures by http(s) address, from public hosts only.")
+    ] = False,
+    fetch_from: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="Only from HOST, or .HOST for all below; may be repeated.")
+    ] = None,
+    media_path: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder whose pictures clients may name as file://...")] = None,
     grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="On shutdown, how long replies may take to finish.")] = 30.0,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the web chat at / as well.")] = True,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Same bits whatever else is being answered; slower.")] = False,
@@ -43,14 +50,23 @@ def serve(
         optional_import(package, extra="serve")
     from vistune.serve import server
     from vistune.serve.api import Settings
+    from vistune.serve.fetch import Fetcher, FetchPolicy
     from vistune.serve.keys import KEY_VARIABLE, read_keys
+    from vistune.serve.messages import PictureSources
     from vistune.serve.schemas import RequestLimits
 
+    if fetch_from and not fetch_images:
+        raise UsageError("--fetch-from says where pictures may be fetched from; give --fetch-images too, so that any are.")
+    if media_path is not None and not media_path.is_dir():
+        raise UsageError(f"There is no folder {str(media_path)!r}; --media-path takes the folder that holds the pictures.")
+    web = Fetcher(FetchPolicy(hosts=tuple(fetch_from or ()), total_bytes=max_body << 20)) if fetch_images else None
     keys = read_keys(api_key_file, os.environ.pop(KEY_VARIABLE, None))  # out of the environment, which children would inherit
     settings = Settings(
         keys=keys,
         hosts=server.allowed_hosts(host, keys, allow_host or ()),
-        limits=RequestLimits(body_bytes=max_body << 20, max_tokens=max_tokens, images=max_images),
+        limits=RequestLimits(
+            body_bytes=max_body << 20, max_tokens=max_tokens, images=max_images, sources=PictureSources(web=web, folder=media_path)
+        ),
         max_queue=max_queue,
         page=page,
     )

@@ -8,7 +8,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from tests.serve.live import Live, ask, data_address, live, png, until
 from tests.serve.ssrf_cases import HERE, LOOKUPS, PICTURE, PUBLIC, STATIC, Web, answer, drip
 
 import vistune
+from vistune import cli_model
+from vistune.__main__ import main
 from vistune.chat_model import ScriptedChatModel
-from vistune.errors import ImageError
+from vistune.errors import ImageError, UsageError
 from vistune.media import DEFAULT_LIMITS, open_image
 from vistune.serve import fetch
 from vistune.serve.api import Settings
 from vistune.serve.failures import ApiError
+from vistune.serve.fetch import FetchPolicy
 from vistune.serve.messages import PictureSources, conversation_of, fetched
 from vistune.serve.schemas import RequestLimits
 from vistune.types import Conversation, ImagePart, TextPart
@@ -218,6 +221,37 @@ def test_when_the_client_goes_the_connection_for_its_picture_is_closed():
         until(lambda: server.gate.num_admitted == 0)
         assert server.gate.num_bytes == 0
         assert not model.calls
+
+
+# --- from the command line ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[PictureSources]:
+    """Where each server that `main` starts takes its pictures from."""
+    seen: list[PictureSources] = []
+    monkeypatch.setattr(cli_model, "loaded_model", lambda *_, **__: nullcontext(ScriptedChatModel(lambda conversation, params: "fine")))
+    monkeypatch.setattr("vistune.serve.server.serve", lambda _models, settings, **_: seen.append(settings.limits.sources))
+    return seen
+
+
+def test_fetching_and_the_folder_are_switched_on_by_name(served: list[PictureSources], folder: Path):
+    assert main(["serve"]) == main(["serve", "--fetch-images", "--max-body", "3"]) == 0
+    assert main(["serve", "--fetch-images", "--fetch-from", "a.test", "--fetch-from", ".b.test", "--media-path", str(folder)]) == 0
+    closed, everywhere, somewhere = served
+    assert closed == PictureSources(web=None, folder=None)
+    assert everywhere.web is not None
+    assert (everywhere.web.policy, everywhere.folder) == (FetchPolicy(total_bytes=3 << 20), None)
+    assert somewhere.web is not None
+    assert (somewhere.web.policy.hosts, somewhere.folder) == (("a.test", ".b.test"), folder)
+
+
+@pytest.mark.parametrize(
+    "options", [["--fetch-from", "a.test"], ["--fetch-images", "--fetch-from", "https://a.test"], ["--media-path", "/no/such/folder"]]
+)
+def test_a_source_that_cannot_be_meant_refuses_to_start(options: list[str], served: list[PictureSources]):
+    assert main(["serve", *options]) == UsageError.exit_code
+    assert not served
 
 
 # --- and nobody else does ---------------------------------------------------------------------------------------------------------------
