@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -11,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_fixtures import MARKERS, answers, byte_tokenizer, conversations, dialogue, llama_tokenizer, picture, tiny_config
+from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaNextProcessor, LlavaProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from vistune import media
 from vistune.errors import ContextLengthError, EmptyAnswerError, EmptyMaskError, ImageCountError, UnknownName
 from vistune.model.images import prepare_image
 from vistune.model.inputs import IGNORE_INDEX, ModelInputs
@@ -158,6 +162,26 @@ def test_pictures_are_opened_from_their_source_and_counted_without_pixels():
     assert torch.equal(opened.pixel_values, processor(conversation, images=[picture()]).pixel_values)
     assert torch.equal(opened.input_ids, counted.input_ids)
     assert (counted.pixel_values, counted.image_keys, counted.image_sizes) == (None, (), ((30, 20),))
+
+
+def test_pictures_are_opened_one_at_a_time_by_the_opener_that_was_given():
+    held: list[weakref.ref[Image.Image]] = []
+    sources: list[object] = []
+
+    def open_image(source: object) -> Image.Image:
+        gc.collect()
+        assert all(earlier() is None for earlier in held), "an earlier picture is still in memory"
+        opened = picture(seed=len(held))
+        sources.append(source)
+        held.append(weakref.ref(opened))
+        return opened
+
+    conversation, processor = dialogue("?", images=16), processor_for()
+    inputs = processor.opening_with(open_image)(conversation)
+    assert sources == [part.source for part in conversation.images]
+    assert torch.equal(inputs.pixel_values, run(processor, conversation).pixel_values)
+    assert inputs.image_keys == run(processor, conversation).image_keys
+    assert processor.open_image is media.open_image
 
 
 def test_image_keys_tell_apart_what_embeddings_depend_on():

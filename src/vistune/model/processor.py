@@ -6,10 +6,12 @@ of batches or devices. How text is laid out is `templates.py`, how it is tokenis
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -17,14 +19,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vistune import media
 from vistune.errors import ContextLengthError, EmptyMaskError, ImageCountError
-from vistune.media import image_digest, image_size, open_image
+from vistune.media import image_digest
 from vistune.model.config import LossMask, ModelConfig
 from vistune.model.images import ImageLayout, image_layout, prepare_image
 from vistune.model.inputs import IGNORE_INDEX, ModelInputs
 from vistune.model.templates import Segment, template_named, v0_official_mask
 from vistune.model.tokens import TextEncoder, Token
-from vistune.types import Conversation, ImagePart
+from vistune.types import Conversation, ImagePart, ImageSource
 
 
 class Processor:
@@ -34,9 +37,17 @@ class Processor:
     >>> inputs = processor(conversation, train=True)    # a training sequence with labels
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: ModelConfig):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ModelConfig,
+        *,
+        open_image: Callable[[ImageSource], Image.Image] = media.open_image,
+    ):
         self.tokenizer = tokenizer
         self.config = config
+        self.open_image = open_image
+        """How a picture is opened."""
         self._template = template_named(config.template)
         self._encoder = TextEncoder(tokenizer, config.image_token)
         self._embedding_settings = json.dumps(
@@ -86,20 +97,35 @@ class Processor:
                 f"The conversation has {_count(len(conversation.images), 'picture')}, of which {len(shown)} can be shown: a picture "
                 f"must be in a user message (or a reply to one). Move it there."
             )
-        pictures, sizes = _look_at(shown, images, load_pixels)
-        layouts = [image_layout(size, self.config, images_in_conversation=len(sizes)) for size in sizes]
+        if images is not None and len(images) != len(shown):
+            raise ImageCountError(
+                f"The conversation has {_count(len(shown), 'place')} for pictures, but {_count(len(images), 'picture')} came with it. Give "
+                f"one for each place."
+            )
         tokens = self._encoder.encode(segments, chunked=self.config.image.text_after_image == "original")
+        seen = [
+            self._look_at(part, None if images is None else images[index], len(shown), load_pixels=load_pixels, keyed=not train)
+            for index, part in enumerate(shown)
+        ]
+        layouts = [look.layout for look in seen]
         self._check_length(tokens, layouts)
         input_ids, image_mask = self._expanded(tokens, layouts)
+        views = [look.views for look in seen if look.views is not None]
         return ModelInputs(
             input_ids=input_ids,
             image_mask=image_mask,
             labels=self._labels(segments, tokens, input_ids, image_mask, mask) if train else None,
-            pixel_values=self._pixels(pictures) if pictures else None,
+            pixel_values=None if not views else views[0] if len(views) == 1 else torch.cat(views),
             views=tuple(layout.views for layout in layouts),
-            image_sizes=tuple(sizes),
-            image_keys=() if train else tuple(map(self._image_key, pictures, layouts)),
+            image_sizes=tuple(look.size for look in seen),
+            image_keys=tuple(look.key for look in seen if look.key),
         )
+
+    def opening_with(self, open_image: Callable[[ImageSource], Image.Image]) -> Processor:
+        """This processor with pictures opened another way: where strangers send them, by a `DecodePool`."""
+        other = copy.copy(self)
+        other.open_image = open_image
+        return other
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of `ids`, special tokens included; ids that the tokenizer does not know (an image placeholder) are left out."""
@@ -174,14 +200,32 @@ class Processor:
         is_image = torch.tensor([token.is_image for token in tokens])
         return ids.repeat_interleave(repeats), is_image.repeat_interleave(repeats)
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """[V, 3, S, S]: the views of all pictures."""
-        views = [prepare_image(picture, self.config, images_in_conversation=len(pictures)) for picture in pictures]
-        return views[0] if len(views) == 1 else torch.cat(views)
+    def _look_at(self, part: ImagePart, given: Image.Image | None, shown: int, *, load_pixels: bool, keyed: bool) -> _Look:
+        """What a conversation that shows so many pictures needs of one. It is made into views at once and let go, so that a prompt of
+        many large pictures holds one of them at a time."""
+        if given is None and not load_pixels:
+            size = media.image_size(part.source)
+            return _Look(size, image_layout(size, self.config, images_in_conversation=shown))
+        picture = self.open_image(part.source) if given is None else given.convert("RGB")
+        layout = image_layout(picture.size, self.config, images_in_conversation=shown)
+        if not load_pixels:
+            return _Look(picture.size, layout)
+        views = prepare_image(picture, self.config, images_in_conversation=shown)
+        return _Look(picture.size, layout, views, self._image_key(picture, layout) if keyed else "")
 
     def _image_key(self, picture: Image.Image, layout: ImageLayout) -> str:
         """A digest of all that the picture's embeddings depend on but the weights (`layout` tells one of several from a lone one)."""
         return hashlib.sha256(f"{image_digest(picture)}\n{layout}\n{self._embedding_settings}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is kept of a picture."""
+
+    size: tuple[int, int]
+    layout: ImageLayout
+    views: Tensor | None = None  # [V, 3, S, S]
+    key: str = ""
 
 
 def _teaches(token: Token, mask: LossMask) -> bool:
@@ -189,21 +233,6 @@ def _teaches(token: Token, mask: LossMask) -> bool:
         if mask in segment.supervised_by:
             return True
     return False
-
-
-def _look_at(
-    shown: Sequence[ImagePart], images: Sequence[Image.Image] | None, load_pixels: bool
-) -> tuple[list[Image.Image], list[tuple[int, int]]]:
-    """Pictures, opened unless they were given or are not needed, and the size of each."""
-    if images is not None and len(images) != len(shown):
-        raise ImageCountError(
-            f"The conversation has {_count(len(shown), 'place')} for pictures, but {_count(len(images), 'picture')} came with it. Give one "
-            f"for each place."
-        )
-    if images is None and not load_pixels:
-        return [], [image_size(part.source) for part in shown]
-    pictures = [open_image(part.source) for part in shown] if images is None else [image.convert("RGB") for image in images]
-    return (pictures if load_pixels else []), [picture.size for picture in pictures]
 
 
 def _count(number: int, noun: str) -> str:
