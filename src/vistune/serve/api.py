@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from vistune.chat_model import ChatModel
 from vistune.errors import UsageError, VistuneError
 from vistune.serve.answers import Answer, event, usage
 from vistune.serve.bodies import check_headers, read_body
-from vistune.serve.edge import Application, Edge, Receive, RequestLog, Scope, Send, log_of, send_error
+from vistune.serve.edge import Edge, Receive, RequestLog, Scope, Send, log_of, send_error
 from vistune.serve.failures import ApiError, explained, internal_error
 from vistune.serve.gate import Gate, Place
 from vistune.serve.health import all_alive
@@ -80,7 +80,7 @@ class House:
     started: int
 
 
-def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None) -> tuple[Application, Gate]:
+def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None) -> tuple[Edge, Gate]:
     """The application, and the gate by which it is shut down.
 
     Raises:
@@ -102,33 +102,26 @@ def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None
         app.include_router(page_router())
     for kind in (ApiError, VistuneError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_to)
-    inner = _turnstile(app, house)
-    if settings.origins:
-        exposed = ("x-request-id", "retry-after")
-        inner = CORSMiddleware(
-            inner, allow_origins=settings.origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=exposed
-        )
-    return Edge(inner, hosts=settings.hosts, origins=settings.origins, observe=house.metrics.observe), gate
+    if not settings.origins:
+        return Edge(app, hosts=settings.hosts, refuse=_turnstile(house), crowded=lambda: gate.is_full, observe=house.metrics.observe), gate
+    # A page of another place may not even read why it was refused, unless the answer says so: then the routes refuse, within this.
+    exposed = ("x-request-id", "retry-after")
+    shared = CORSMiddleware(
+        app, allow_origins=settings.origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=exposed
+    )
+    return Edge(shared, hosts=settings.hosts, origins=settings.origins, observe=house.metrics.observe), gate
 
 
-def _turnstile(app: Application, house: House) -> Application:
-    """Turns chat requests away while there is no place for them, before the framework takes them up, which is most of the work of a burst.
+def _turnstile(house: House) -> Callable[[Scope], None]:
+    """Turns chat requests away while there is no place for them, before anything takes them up, which is most of the work of a burst."""
 
-    It only ever refuses: who is let in is for the route to say, whatever the path looked like here.
-    """
+    def refuse(scope: Scope) -> None:
+        if house.gate.is_full and scope["path"] == CHAT and scope["method"] == "POST":
+            log_of(scope).route = CHAT
+            house.settings.keys.check(scope["headers"])
+            house.gate.check()
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if scope["type"] == "http" and scope["path"] == CHAT and scope["method"] == "POST" and house.gate.is_full:
-                log_of(scope).route = CHAT
-                house.settings.keys.check(scope["headers"])
-                house.gate.check()
-        except ApiError as error:
-            await send_error(_as_api_error(error, log_of(scope)), send)
-        else:
-            await app(scope, receive, send)
-
-    return answer
+    return refuse
 
 
 # --- routes -------------------------------------------------------------------------------------------------------------------------------

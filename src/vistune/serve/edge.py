@@ -12,7 +12,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Container, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vistune.serve.failures import ApiError, internal_error
@@ -86,6 +86,8 @@ class Edge:
         hosts: what may stand in a request's Host header, without its port; None allows all. A page in a browser can point a name of
             its own at this machine (DNS rebinding), and that name then stands there.
         origins: places whose pages may ask although the server is at another one.
+        refuse: raises the ApiError that a request gets whatever its body holds. It can only refuse: who is let in is the routes' to say.
+        crowded: whether requests are being refused so.
         observe: is shown each request's entry after its end, for the metrics.
     """
 
@@ -95,15 +97,17 @@ class Edge:
         *,
         hosts: Container[str] | None,
         origins: Container[str] = (),
+        refuse: Callable[[Scope], None] = lambda _scope: None,
+        crowded: Callable[[], bool] = lambda: False,
         observe: Callable[[RequestLog], None] = lambda _entry: None,
     ):
-        self._app, self._hosts, self._origins, self._observe = app, hosts, origins, observe
+        self._app, self._hosts, self._origins, self._refuse, self._observe = app, hosts, origins, refuse, observe
+        self.crowded = crowded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        entry = RequestLog(uuid.uuid4().hex, scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other")
-        scope[_SCOPE_KEY] = entry
+        entry = _entered(scope)
         complete = False
 
         async def send_with_id(message: MutableMapping[str, Any]) -> None:
@@ -111,7 +115,7 @@ class Edge:
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 entry.status = message["status"]
-                ours = {b"x-request-id": entry.id.encode(), b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
+                ours = _headers_of_all(entry)
                 said = dict(message.get("headers", ()))  # what a route says itself stands: the page's files may be kept
                 message["headers"] = [*message.get("headers", ()), *((name, value) for name, value in ours.items() if name not in said)]
             await send(message)
@@ -127,32 +131,80 @@ class Edge:
             elif not complete:
                 raise  # the client waits for the rest of its answer: the server closes the connection
         finally:
-            entry.add_end()
             entry.route = getattr(scope.get("route"), "path", entry.route)
-            entry.write()
-            self._observe(entry)
+            self._end(entry)
+
+    def turned_away(self, scope: Scope) -> Refusal | None:
+        """The answer to a request that is refused whatever its body holds, counted and logged; None for one that is to be read.
+
+        For the connection: while the house is full, most of the work of a refusal would be to take the request up.
+        """
+        entry = _entered(scope)
+        try:
+            self._check(scope)
+        except ApiError as error:
+            entry.status = error.status
+            self._end(entry)
+            refusal = Refusal.of(error)
+            return replace(refusal, headers=refusal.headers | _headers_of_all(entry))
+        return None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = log_of(scope)
-        if self._hosts is not None and _host(scope) not in self._hosts:
-            entry.code = "unknown_host"
-            text = "This server does not go by the name in the Host header. Start it with --allow-host NAME, or use its address."
-            await send_error(ApiError(421, entry.code, text), send)
-        elif self._hosts is not None and _foreign_origin(scope, self._origins):
-            entry.code = "foreign_origin"
-            text = "A page of another site sent this request. Behind a reverse proxy, have it pass the Host header on as it came."
-            await send_error(ApiError(403, entry.code, text), send)
+        try:
+            self._check(scope)
+        except ApiError as error:
+            await send_error(error, send)
         else:
             await self._app(scope, receive, send)
 
+    def _check(self, scope: Scope) -> None:
+        try:
+            if self._hosts is not None and _host(scope) not in self._hosts:
+                text = "This server does not go by the name in the Host header. Start it with --allow-host NAME, or use its address."
+                raise ApiError(421, "unknown_host", text)
+            if self._hosts is not None and _foreign_origin(scope, self._origins):
+                text = "A page of another site sent this request. Behind a reverse proxy, have it pass the Host header on as it came."
+                raise ApiError(403, "foreign_origin", text)
+            self._refuse(scope)
+        except ApiError as error:
+            log_of(scope).code = error.code
+            raise
+
+    def _end(self, entry: RequestLog) -> None:
+        entry.add_end()
+        entry.write()
+        self._observe(entry)
+
+
+def _entered(scope: Scope) -> RequestLog:
+    entry = RequestLog(uuid.uuid4().hex, scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other")
+    scope[_SCOPE_KEY] = entry
+    return entry
+
+
+def _headers_of_all(entry: RequestLog) -> dict[bytes, bytes]:
+    return {b"x-request-id": entry.id.encode(), b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error's whole response."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    @classmethod
+    def of(cls, error: ApiError) -> Refusal:
+        body = json.dumps(error.body()).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body))} | error.headers()
+        return cls(error.status, {name.lower().encode(): value.encode() for name, value in headers.items()}, body)
+
 
 async def send_error(error: ApiError, send: Send) -> None:
-    """An error's whole response."""
-    body = json.dumps(error.body()).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))} | error.headers()
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    refusal = Refusal.of(error)
+    await send({"type": "http.response.start", "status": refusal.status, "headers": list(refusal.headers.items())})
+    await send({"type": "http.response.body", "body": refusal.body})
 
 
 def _foreign_origin(scope: Scope, allowed: Container[str]) -> bool:
