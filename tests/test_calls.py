@@ -18,7 +18,7 @@ from vistune.calls import Answer, CallLimits, Calls, Price
 from vistune.chat_model import ChatModel, ScriptedChatModel, ScriptedReply
 from vistune.errors import ContextLengthError, CostCapReached, DataError, ImageError, Locked, RemoteError, UsageError
 from vistune.journal import Journal
-from vistune.types import Conversation, Delta, ImagePart, Reply, SamplingParams, TokenLogprob
+from vistune.types import ANY_OBJECT, Conversation, Delta, ImagePart, Reply, SamplingParams, TokenLogprob
 
 PARAMS = SamplingParams(max_new_tokens=100)
 PRICE = Price(input_per_million=1_000_000, output_per_million=1_000_000)
@@ -115,12 +115,20 @@ def test_the_key_changes_with_everything_that_changes_the_answer(tmp_path: Path)
         key(seed=2),
         key(stop=("\n",)),
         key(max_new_tokens=9),
-        key(response_format={"type": "json_object"}),
+        key(response_schema=ANY_OBJECT),
+        key(frequency_penalty=0.5),
+        key(logit_bias=((1, 2.0),)),
     ]
     assert len(set(keys)) == len(keys)
     assert key(image=tmp_path / "one.png") == key(image=tmp_path / "same.png") == key(image=b"picture")
     with pytest.raises(ImageError):
         key(image=tmp_path / "missing.png")
+
+
+def test_the_key_of_what_was_bought_by_an_earlier_version_stays_the_same(tmp_path: Path):
+    with Calls(Provider().model, name="m", version="", log=tmp_path / "log") as calls:
+        key = calls.key(Conversation(()).then("user", "q"), SamplingParams(max_new_tokens=9, stop=("x",), seed=3), 1)
+    assert key == "089d0f3c94eeec75cde532c98f0fc00ddc655f2a7f5a1910956310d65d7f4bc0"  # as of the first version
 
 
 def test_the_same_question_asked_twice_at_once_is_one_call(tmp_path: Path):

@@ -197,7 +197,11 @@ class Calls:
     def key(self, conversation: Conversation, params: SamplingParams, sample_index: int = 0) -> str:
         """The sha256 of everything that changes the answer, images by their content. Reads the image files."""
         messages = [[message.role, [_part(part) for part in message.parts]] for message in conversation.messages]
-        parameters = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+        # The first parameters always stand in a key, `response_format` as the null it was; later ones only where they ask for something. So
+        # a log that was paid for keeps its answers when parameters are added.
+        fields = {field.name: (getattr(params, field.name), field.default) for field in dataclasses.fields(params)}
+        parameters = {name: value for name, (value, neutral) in fields.items() if name in _FIRST_PARAMETERS or value != neutral}
+        parameters["response_format"] = None
         document = [self._name, self._version, sample_index, messages, parameters]
         return hashlib.sha256(json.dumps(document, sort_keys=True, default=dict).encode("ascii")).hexdigest()
 
@@ -318,6 +322,9 @@ class Calls:
         return self._price.of(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
 
 
+_FIRST_PARAMETERS = ("max_new_tokens", "temperature", "top_p", "stop", "seed", "n", "logprobs")
+
+
 def _may_be_billed(error: RemoteError) -> bool:
     """Whether a request that failed so can be on the bill: not where nothing was reached, nor where the server said no (4xx)."""
     return error.reached and not (error.status is not None and 400 <= error.status < 500)
@@ -340,8 +347,8 @@ def _part(part: Part) -> list[str]:
 def _most_prompt_tokens(conversation: Conversation, params: SamplingParams, tokens_per_image: int) -> int:
     """More tokens than the prompt can have: no tokenizer makes more than one of a byte, and no chat template adds 16 to a message."""
     texts = [message.text for message in conversation.messages]
-    if params.response_format is not None:  # servers put the schema into the prompt
-        texts.append(json.dumps(params.response_format, default=dict))
+    if params.response_schema is not None:  # servers put the schema into the prompt
+        texts.append(params.response_schema)
     return sum(len(text.encode("utf-8", "surrogatepass")) + 16 for text in texts) + 64 + _pictures(conversation) * tokens_per_image
 
 

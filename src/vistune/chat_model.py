@@ -19,9 +19,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from vistune.errors import ContextLengthError, ImageError, RemoteError, UsageError, VistuneError
+from vistune.errors import ContextLengthError, ImageError, RemoteError, ResponseSchemaError, UsageError, VistuneError
 from vistune.http_client import MAX_BODY, bounded_client, excerpt, retry_after, usable_key
-from vistune.types import Conversation, Delta, FinishReason, ImagePart, Message, Reply, SamplingParams, TextPart, TokenLogprob
+from vistune.types import ANY_OBJECT, Conversation, Delta, FinishReason, ImagePart, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
 if TYPE_CHECKING:
     import openai
@@ -226,7 +226,13 @@ class OpenAIChatModel:
     """
 
     def __init__(
-        self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = 600.0, max_retries: int = 0
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | openai.Timeout = 600.0,
+        max_retries: int = 0,
     ):
         import openai
 
@@ -268,7 +274,7 @@ class OpenAIChatModel:
 
         request = await self._request(conversation, params)
         pieces: list[str] = []
-        length, finish_reason, usage = 0, None, None
+        length, told, finish_reason, usage = 0, 0, None, None
         logprobs: list[Any] = []
         failure: VistuneError | None = None
         try:
@@ -285,7 +291,8 @@ class OpenAIChatModel:
                             pieces.append(choice.delta.content)
                             if length > MAX_BODY:
                                 raise ValueError(f"it is longer than {MAX_BODY:,} characters")
-                            yield Delta(choice.delta.content)
+                            new, told = tuple(_token_logprob(token) for token in logprobs[told:]), len(logprobs)
+                            yield Delta(choice.delta.content, logprobs=new)
             reply = _reply(self.model, "".join(pieces), finish_reason, usage.model_dump() if usage else {}, logprobs or None)
         except openai.OpenAIError as error:
             failure = self._explained(error)
@@ -301,9 +308,12 @@ class OpenAIChatModel:
 
     async def _request(self, conversation: Conversation, params: SamplingParams) -> dict[str, Any]:
         request = await asyncio.to_thread(chat_request, self.model, conversation, params, length_parameter=self._length_parameter)
+        # Words of vLLM's, SGLang's and llama.cpp's. A server that does not know them must refuse: its reply would be a wrong one.
+        extra: dict[str, Any] = {name: getattr(params, name) for name in ("top_k", "min_p") if getattr(params, name)}
         if conversation.messages[-1].role == "assistant":
-            # vLLM's and SGLang's words for "continue". A server that does not know them must refuse: a new answer would be a wrong one.
-            request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+        if extra:
+            request["extra_body"] = extra
         return request
 
     def _read(self, body: bytes) -> Reply:
@@ -365,9 +375,25 @@ def chat_request(
         request["seed"] = params.seed
     if params.logprobs is not None:
         request |= {"logprobs": True, "top_logprobs": params.logprobs}
-    if params.response_format is not None:
-        request["response_format"] = dict(params.response_format)
+    if params.frequency_penalty:
+        request["frequency_penalty"] = params.frequency_penalty
+    if params.presence_penalty:
+        request["presence_penalty"] = params.presence_penalty
+    if params.logit_bias:
+        request["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+    if params.response_schema is not None:
+        request["response_format"] = _response_format(params.response_schema)
     return request
+
+
+def _response_format(schema: str) -> dict[str, Any]:
+    """Strict: a server that cannot keep its reply to the schema must say so, for whoever asked counts on it."""
+    if schema == ANY_OBJECT:
+        return {"type": "json_object"}
+    try:
+        return {"type": "json_schema", "json_schema": {"name": "reply", "schema": json.loads(schema), "strict": True}}
+    except (ValueError, RecursionError):
+        raise ResponseSchemaError("The reply's schema is no JSON.") from None
 
 
 def reply_of(completion: Any, model: str) -> Reply:

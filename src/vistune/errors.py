@@ -2,7 +2,8 @@
 
     VistuneError                     1   anything below that has no code of its own
     ├── UsageError                   2   an option or argument that cannot be used
-    │   └── UnknownName             11   a model, template, recipe, ... that is in no table
+    │   ├── UnknownName             11   a model, template, recipe, ... that is in no table
+    │   └── ResponseSchemaError     27   a JSON schema that replies cannot be kept to
     ├── DataError                   21   a row of data that cannot be used
     │   ├── ImageError              12   a picture that is missing, broken or over a limit
     │   ├── VideoError              26   a video that is missing, broken or over a limit, or lacks the frames asked for
@@ -63,6 +64,10 @@ class UnknownName(UsageError):
         hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
         super().__init__(f"There is no {kind} called {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
         self.kind, self.name, self.known = kind, name, tuple(names)
+
+
+class ResponseSchemaError(UsageError):
+    exit_code = 27
 
 
 class DataError(VistuneError):

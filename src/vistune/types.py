@@ -112,7 +112,19 @@ class InstructionExample:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a reply is drawn. Temperature 0 is greedy; `seed` None draws a fresh one per call."""
+    """How a reply is drawn. Temperature 0 is greedy; `seed` None draws a fresh one per call.
+
+    >>> SamplingParams(response_schema=json.dumps(Invoice.model_json_schema()))
+
+    Attributes:
+        logprobs: how many alternatives to list at each token; None lists nothing.
+        response_schema: JSON schema, as text, that the whole reply is an instance of; ANY_OBJECT where any JSON object will do.
+        frequency_penalty: taken off a token's logit for each time that the reply has it already.
+        presence_penalty: taken off once for every token that the reply has already.
+        logit_bias: (token id, what is added to its logit).
+        top_k: only so many of the likeliest tokens are drawn from; 0 for all.
+        min_p: only tokens at least this fraction as likely as the likeliest one are drawn from.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -121,7 +133,15 @@ class SamplingParams:
     seed: int | None = None
     n: int = 1
     logprobs: int | None = None
-    response_format: Mapping[str, Any] | None = None
+    response_schema: str | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+ANY_OBJECT = '{"type":"object"}'
 
 
 @dataclass(frozen=True)
@@ -145,10 +165,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a streamed reply. The last one carries `reply`, whose text is all pieces joined."""
+    """A piece of a streamed reply. The last one carries `reply`, whose text is all pieces joined.
+
+    `logprobs` are those of the tokens since the last piece, where the model tells them as it goes; `reply` has all of them.
+    """
 
     text: str
     reply: Reply | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -415,7 +415,17 @@ def test_an_engine_is_alive_while_it_moves(make_engine: MakeEngine, monkeypatch:
         SamplingParams(top_p=1.5),
         SamplingParams(stop=("",)),
         SamplingParams(logprobs=21),
-        SamplingParams(response_format={"type": "json_object"}),
+        SamplingParams(frequency_penalty=2.5),
+        SamplingParams(presence_penalty=float("nan")),
+        SamplingParams(logit_bias=((10**6, 1.0),)),
+        SamplingParams(logit_bias=((-1, 1.0),)),
+        SamplingParams(logit_bias=((1, float("inf")),)),
+        SamplingParams(logit_bias=tuple((token, 1.0) for token in range(200)) * 2),
+        SamplingParams(top_k=-1),
+        SamplingParams(min_p=1.5),
+        SamplingParams(response_schema='{"type": "nothing"}'),
+        SamplingParams(response_schema="{"),
+        SamplingParams(response_schema='{"title": "%s"}' % ("x" * 100_000)),
     ],
 )
 def test_sampling_parameters_out_of_range_are_refused(make_engine: MakeEngine, params: SamplingParams):

@@ -74,6 +74,8 @@ def with_field(text: str) -> bytes:
         with_field('"temperature": -Infinity'),
         with_field('"seed": ' + "9" * 5000),
         with_field('"n": 1, "n": 2'),
+        with_field('"logit_bias": {"1": NaN}'),
+        with_field('"logit_bias": {"1": 1, "1": 2}'),
     ],
     ids=lambda body: repr(body[:20]) + str(len(body)),
 )
@@ -84,6 +86,7 @@ def test_what_is_no_json_object_is_refused_at_once(body: bytes):
 
 
 NUMBERS = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed", "top_logprobs")
+NUMBERS += ("frequency_penalty", "presence_penalty", "top_k", "min_p")
 WRONG = ["1e999", '"NaN"', '"7"', "true", "[]", "{}", "99999999999999999999999", "-99999999999999999999999"]
 
 
@@ -93,9 +96,15 @@ def test_numbers_are_strict_and_finite(name: str, value: str):
     assert refusal(with_field(f'"logprobs": true, "{name}": {value}')).param == name
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs", "top_k"])
 def test_whole_numbers_are_not_written_as_fractions(name: str):
     assert refusal(with_field(f'"logprobs": true, "{name}": 1e3')).param == name
+
+
+@pytest.mark.parametrize("value", ["1e999", '{"const": 1e999}', '{"const": -1e999}'])
+def test_numbers_within_a_schema_or_a_bias_are_finite(value: str):
+    assert refusal(with_field(f'"logit_bias": {{"1": {value}}}')).param == "logit_bias"
+    assert refusal(with_field(f'"response_format": {{"type": "json_object", "schema": {value}}}')).param == "response_format"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,29 @@ def test_whole_numbers_are_not_written_as_fractions(name: str):
         ("stream_options", "usage"),
         ("stream_options", {"include_usage": "yes"}),
         ("logprobs", 1),
+        ("frequency_penalty", 2.1),
+        ("frequency_penalty", "1"),
+        ("presence_penalty", -3),
+        ("presence_penalty", True),
+        ("logit_bias", {str(each): 1 for each in range(10**4)}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"one": 1}),
+        ("logit_bias", {"1" * 30: 1}),
+        ("logit_bias", {"1": "1"}),
+        ("logit_bias", [[1, 1]]),
+        ("top_k", 2.5),
+        ("top_k", -2),
+        ("top_k", 2**70),
+        ("min_p", 1.5),
+        ("response_format", "json"),
+        ("response_format", {}),
+        ("response_format", {"type": "yaml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"enum": ["x" * 70_000]}}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"enum": ["\ud800"]}}}),
         ("messages", None),
         ("messages", []),
         ("messages", "Hi"),
@@ -141,13 +173,9 @@ def test_values_out_of_range_name_their_field(name: str, value: Any):
     ("name", "value"),
     [
         ("best_of", 10**6),
-        ("logit_bias", {str(each): 1 for each in range(10**4)}),
         ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
+        ("repetition_penalty", 1.1),
         ("chat_template", "{{ x }}"),
-        ("top_k", 5),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function"}),
     ],
@@ -160,6 +188,7 @@ def test_what_would_change_the_reply_and_cannot_be_honoured_is_refused_by_name(n
 
 def test_fields_that_ask_for_nothing_and_unknown_ones_pass():
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}}
+    neutral |= {"logit_bias": {}, "top_k": -1, "min_p": 0, "service_tier": "auto", "parallel_tool_calls": True, "repetition_penalty": 1}
     request = read_request(json.dumps(ask() | neutral | {"user": "me", "store": False, "metadata": {}, "seed": None}).encode(), LIMITS)
     assert request.params.max_new_tokens == 1024
 

@@ -21,10 +21,11 @@ import torch
 
 from vistune.chat_model import GREEDY, last_reply, require_single
 from vistune.engine.counters import EngineCounters
+from vistune.engine.grammar import Grammar, Grammars
 from vistune.engine.neighbours import kv_shares
 from vistune.engine.sampling import check_params
 from vistune.engine.scheduler import Event, Request, Scheduler
-from vistune.errors import UsageError
+from vistune.errors import ResponseSchemaError, UsageError
 from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
@@ -73,6 +74,8 @@ class Engine:
         self.arithmetic = f"{str(model.dtype).removeprefix('torch.')} on {model.device.type}{', deterministic' if deterministic else ''}"
         """What replies depend on besides weights and conversation, for a record of a measurement."""
         self._numbers = itertools.count(1)
+        self._vocabulary: int = model.causal_lm.get_input_embeddings().num_embeddings
+        self._grammars = Grammars(processor.tokenizer, vocabulary=self._vocabulary, stop_ids=processor.stop_ids)
         scheduler = Scheduler(
             model,
             processor,
@@ -112,13 +115,18 @@ class Engine:
     async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
         """The reply piece by piece; closing the generator cancels the work within a step."""
         require_single(params)
-        check_params(params)
-        inputs = await asyncio.to_thread(self.processor, conversation)
+        check_params(params, vocabulary=self._vocabulary)
         continued = bool(conversation.messages) and conversation.messages[-1].role == "assistant"
-        with _Call(self._worker, f"request {next(self._numbers)}", inputs, params, continued=continued) as call:
+        grammar = None
+        if params.response_schema is not None:
+            if continued:
+                raise ResponseSchemaError("A reply with a response_schema is written from its beginning; end with the user's message.")
+            grammar = await self._grammars.compiled(params.response_schema)
+        inputs = await asyncio.to_thread(self.processor, conversation)
+        with _Call(self._worker, f"request {next(self._numbers)}", inputs, params, continued=continued, grammar=grammar) as call:
             while True:
                 event = await call.event()
-                yield Delta(event.text, event.reply)
+                yield Delta(event.text, event.reply, event.logprobs)
                 if event.is_last:
                     return
 
@@ -191,11 +199,12 @@ class _Call:
         *,
         continued: bool = False,
         score_from: int | None = None,
+        grammar: Grammar | None = None,
     ):
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._request = Request(name, inputs, params, self._deliver, continued=continued, score_from=score_from)
+        self._request = Request(name, inputs, params, self._deliver, continued=continued, score_from=score_from, grammar=grammar)
         self._ended = False
 
     def __enter__(self) -> _Call:

@@ -14,10 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vistune.engine.grammar import GrammarState
 from vistune.errors import UsageError
 from vistune.types import SamplingParams, TokenLogprob
 
 MAX_LOGPROBS = 20
+MAX_BIASES = 300
 FEW_TOKENS = 256
 CONTEXT_TOKENS = 6
 """Tokens of the prompt that are decoded with the reply's first ones, so that a decoder knows whether a word began there."""
@@ -26,41 +28,88 @@ MAX_PENDING_TOKENS = 8
 REPLACEMENT = "\ufffd"
 
 
-def check_params(params: SamplingParams) -> None:
-    """Raises UsageError for values that nothing can be drawn with."""
+def check_params(params: SamplingParams, *, vocabulary: int) -> None:
+    """Raises UsageError for values that nothing can be drawn with, from a model with so many tokens."""
     if params.max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {params.max_new_tokens}; a reply has at least one token.")
     if not (math.isfinite(params.temperature) and params.temperature >= 0):
         raise UsageError(f"temperature is {params.temperature}; give 0 for the likeliest token, or a positive number.")
     if not 0 <= params.top_p <= 1:
         raise UsageError(f"top_p is {params.top_p}; give a probability from 0 to 1.")
+    if params.top_k < 0:
+        raise UsageError(f"top_k is {params.top_k}; give a number of tokens, or 0 for all.")
+    if not 0 <= params.min_p <= 1:
+        raise UsageError(f"min_p is {params.min_p}; give a fraction from 0 to 1.")
     if params.logprobs is not None and not 0 <= params.logprobs <= MAX_LOGPROBS:
         raise UsageError(f"logprobs is {params.logprobs}; at most {MAX_LOGPROBS} alternatives are listed.")
     if "" in params.stop:
         raise UsageError("A stop string is empty; it would stop every reply before its first word.")
-    if params.response_format is not None:
-        raise UsageError("The engine does not constrain its replies to a response_format; leave it out, or ask a server that does.")
+    for name, penalty in (("frequency_penalty", params.frequency_penalty), ("presence_penalty", params.presence_penalty)):
+        if not -2 <= penalty <= 2:
+            raise UsageError(f"{name} is {penalty}; give a number from -2 to 2.")
+    if len(params.logit_bias) > MAX_BIASES:
+        raise UsageError(f"logit_bias has {len(params.logit_bias)} tokens; at most {MAX_BIASES} are taken.")
+    for token, bias in params.logit_bias:
+        if not (0 <= token < vocabulary and -100 <= bias <= 100):
+            raise UsageError(f"logit_bias adds {bias} to token {token}; give numbers from -100 to 100, and ids below {vocabulary:,}.")
 
 
 class Sampler:
-    """Draws the tokens of one reply. The same seed gives the same tokens from the same logits, whatever else is running."""
+    """Draws the tokens of one reply. The same seed gives the same tokens from the same logits, whatever else is running.
 
-    def __init__(self, params: SamplingParams):
-        self._params = params
+    In this order: bias and penalties, the grammar's mask, temperature, then the likeliest tokens.
+    """
+
+    def __init__(self, params: SamplingParams, grammar: GrammarState | None = None):
+        self._params, self._grammar = params, grammar
+        self._bias = dict(params.logit_bias)
+        self._counts: dict[int, int] = {}
+        """How often each token was drawn so far."""
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(params.seed % (1 << 63))  # torch takes no larger ones; other programs do
 
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self._grammar is not None and self._grammar.complete
+
     def draw(self, logits: Tensor) -> int:
-        """The next token from its logits [V]."""
-        if self._params.temperature == 0:
+        """The next token from its logits [V], which stay as they are.
+
+        Raises:
+            ResponseSchemaError: the reply's grammar became too costly to follow.
+        """
+        token = self._drawn(self._adjusted(logits))
+        self._counts[token] = self._counts.get(token, 0) + 1
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        return token
+
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        """The logits with all that was asked to change them: themselves where nothing was."""
+        added = dict(self._bias)
+        if self._params.frequency_penalty or self._params.presence_penalty:
+            for token, count in self._counts.items():
+                penalty = self._params.presence_penalty + count * self._params.frequency_penalty
+                added[token] = added.get(token, 0.0) - penalty
+        if not added and self._grammar is None:
+            return logits
+        logits = logits.to("cpu", torch.float64, copy=True)
+        if added:
+            logits[list(added)] += torch.tensor(list(added.values()), dtype=torch.float64)
+        return logits if self._grammar is None else logits.masked_fill_(~self._grammar.allowed(len(logits)), -torch.inf)
+
+    def _drawn(self, logits: Tensor) -> int:
+        params = self._params
+        if params.temperature == 0:
             return int(logits.argmax())
         scaled = logits.to("cpu", torch.float64)
-        probabilities = ((scaled - scaled.max()) / self._params.temperature).softmax(dim=-1)
+        probabilities = ((scaled - scaled.max()) / params.temperature).softmax(dim=-1)
         tokens = None
-        if self._params.top_p < 1:
+        if params.top_p < 1 or params.top_k or params.min_p:
             probabilities, tokens = self._likeliest(probabilities)
         cumulative = probabilities.cumsum(dim=-1)
         # One number against the cumulative sum: where rounding moves a probability a little, the token is nearly always the same.
@@ -69,19 +118,24 @@ class Sampler:
         return index if tokens is None else int(tokens[index])
 
     def _likeliest(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens up to and including the one that reaches top_p, at least one: their probabilities and ids."""
+        """The likeliest tokens, at least one: their probabilities and ids.
+
+        Up to and including the one that reaches top_p; no more than top_k; none less than min_p as likely as the first.
+        """
+        params = self._params
         # Sorting a whole vocabulary takes a fifth of a small model's step, and a few hundred tokens nearly always suffice.
         for count in (FEW_TOKENS, len(probabilities)):
             largest, tokens = probabilities.topk(min(count, len(probabilities)))
             before = largest.cumsum(dim=-1) - largest
-            kept = max(int((before < self._params.top_p).sum()), 1)
+            kept = max(int(((before < params.top_p) & (largest >= params.min_p * largest[0])).sum()), 1)
+            kept = min(kept, params.top_k or kept)
             if kept < len(largest):
                 break
         return largest[:kept], tokens[:kept]
 
 
 def token_logprob(tokenizer: Any, logits: Tensor, token: int, alternatives: int) -> TokenLogprob:
-    """The token's natural-log probability under the model itself (before temperature and top-p), and the likeliest alternatives."""
+    """The token's natural-log probability under the model itself (before all that a `Sampler` does), and the likeliest alternatives."""
     logprobs = logits.float().log_softmax(dim=-1)
     values, tokens = logprobs.topk(min(alternatives, logprobs.shape[-1]))
     top = tuple((tokenizer.decode([other]), value) for other, value in zip(tokens.tolist(), values.tolist(), strict=True))

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from vistune.engine.counters import EngineCounters
+from vistune.engine.grammar import Grammar
 from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
 from vistune.engine.prefixes import Kept, PrefixCache, TokenPath
 from vistune.engine.sampling import ReplyText, Sampler, token_logprob
-from vistune.errors import ContextLengthError, NonFiniteError, OutOfMemory
+from vistune.errors import ContextLengthError, NonFiniteError, OutOfMemory, ResponseSchemaError
 from vistune.model.inputs import ModelInputs, RaggedBatch
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
@@ -39,12 +40,13 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a request: text to show, and at its end a reply, scores or an error."""
+    """What happened to a request: text to show (with the `logprobs` of its tokens), and at its end a reply, scores or an error."""
 
     text: str = ""
     reply: Reply | None = None
     scores: tuple[TokenLogprob, ...] | None = None
     error: Exception | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -61,6 +63,7 @@ class Request:
     deliver: Callable[[Event], None]
     continued: bool = False
     score_from: int | None = None
+    grammar: Grammar | None = None
     cancelled: bool = False
 
 
@@ -86,6 +89,12 @@ class Running:
     @property
     def is_prefilling(self) -> bool:
         return self.sequence.length < self.num_prompt
+
+    def untold(self) -> tuple[TokenLogprob, ...]:
+        """The log-probabilities since this was last asked."""
+        new = tuple(self.logprobs[self.num_told :])
+        self.num_told = len(self.logprobs)
+        return new
 
 
 @dataclass(frozen=True)
@@ -255,16 +264,16 @@ class Scheduler:
 
     def _start(self, request: Request, path: TokenPath, sequence: KVSequence, shared: int) -> None:
         ids = request.inputs.input_ids.masked_fill(request.inputs.image_mask, -1).tolist()
+        # What ends a template's turn may well stand in a JSON string; a grammar knows the end itself.
+        stops = request.params.stop if request.grammar else (*request.params.stop, *self._processor.stop_strings)
         running = Running(
             request=request,
             path=path,
             sequence=sequence,
             cached=shared,
             limit=self._limit(request),
-            sampler=Sampler(request.params),
-            text=ReplyText(
-                self._processor.tokenizer, ids, (*request.params.stop, *self._processor.stop_strings), continued=request.continued
-            ),
+            sampler=Sampler(request.params, request.grammar.begin() if request.grammar else None),
+            text=ReplyText(self._processor.tokenizer, ids, stops, continued=request.continued),
         )
         self._running.append(running)
         self._prompt_tokens += running.num_prompt
@@ -399,7 +408,11 @@ class Scheduler:
     def _accept(self, running: Running, logits: Tensor) -> None:
         """Draws the next token and shows what it completes."""
         params = running.request.params
-        token = running.sampler.draw(logits)
+        try:
+            token = running.sampler.draw(logits)
+        except ResponseSchemaError as error:
+            self._fail(running, error)
+            return
         running.tokens.append(token)
         self._completion_tokens += 1
         if token in self._processor.stop_ids:
@@ -408,12 +421,12 @@ class Scheduler:
         if params.logprobs is not None:
             running.logprobs.append(token_logprob(self._processor.tokenizer, logits, token, params.logprobs))
         text = running.text.push(token)
-        if running.text.stopped:
+        if running.text.stopped or running.sampler.complete:
             self._finish(running, "stop", text)
         elif len(running.tokens) >= running.limit:
             self._finish(running, "length", text)
         elif text:
-            running.request.deliver(Event(text))
+            running.request.deliver(Event(text, logprobs=running.untold()))
 
     def _finish(self, running: Running, reason: FinishReason, text: str) -> None:
         text += running.text.finish(reason)
@@ -427,7 +440,7 @@ class Scheduler:
             completion_tokens=len(running.tokens),
             logprobs=tuple(running.logprobs) if running.request.params.logprobs is not None else None,
         )
-        running.request.deliver(Event(text, reply))
+        running.request.deliver(Event(text, reply, logprobs=running.untold()))
 
     def _retire(self, running: Running) -> None:
         """Frees the slot and keeps what was read and said for the next turn."""

@@ -270,7 +270,7 @@ def read_result(path: Path) -> tuple[BenchmarkResult, list[Sample]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["metrics"] = tuple(Metric(**{**each, "interval": _pair(each["interval"])}) for each in record["metrics"])
-        record["params"] = SamplingParams(**{**record["params"], "stop": tuple(record["params"]["stop"])})
+        record["params"] = _sampling_params(record["params"])
         record["bounds"] = _pair(record["bounds"])
         if record["agreement"]:
             record["agreement"] = Agreement(**{**record["agreement"], "judges": _pair(record["agreement"]["judges"])})
@@ -280,6 +280,13 @@ def read_result(path: Path) -> tuple[BenchmarkResult, list[Sample]]:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); give a NAME.json that vistune eval wrote.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no result of vistune eval with its samples beside it ({type(error).__name__}: {error}).") from error
+
+
+def _sampling_params(record: Mapping[str, Any]) -> SamplingParams:
+    """As they were written; results from before `response_schema` have `response_format` in its place, always null."""
+    fields = {name: value for name, value in record.items() if name != "response_format"}
+    bias = tuple((token, added) for token, added in fields.get("logit_bias", ()))
+    return SamplingParams(**fields | {"stop": tuple(fields["stop"]), "logit_bias": bias})
 
 
 def _pair(value: Any) -> Any:

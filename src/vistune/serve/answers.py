@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from vistune.types import Reply
+from vistune.types import Reply, TokenLogprob
 
 
 class Answer:
@@ -23,13 +23,15 @@ class Answer:
         self.id, self.created, self.model = f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model
         # Where a stream ends in a chunk with the usage, OpenAI gives all others a null in its place.
         self._no_usage = {"usage": None} if with_usage else {}
+        self._num_told: dict[int, int] = {}
+        """How many tokens of a choice were sent with their log-probabilities."""
 
     def completion(self, replies: Sequence[Reply]) -> dict[str, Any]:
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": reply.text, "refusal": None},
-                "logprobs": logprobs(reply),
+                "logprobs": None if reply.logprobs is None else logprobs(reply.logprobs),
                 "finish_reason": reply.finish_reason,
             }
             for index, reply in enumerate(replies)
@@ -39,12 +41,15 @@ class Answer:
     def role_chunk(self, index: int) -> dict[str, Any]:
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def text_chunk(self, index: int, text: str) -> dict[str, Any]:
-        return self._chunk(index, {"content": text})
+    def text_chunk(self, index: int, text: str, tokens: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+        """A piece of a choice's text, and the log-probabilities of the tokens since the last one, if the model tells them as it goes."""
+        self._num_told[index] = self._num_told.get(index, 0) + len(tokens)
+        return self._chunk(index, {"content": text}, logprobs=logprobs(tokens) if tokens else None)
 
     def finish_chunk(self, index: int, reply: Reply) -> dict[str, Any]:
-        """The last one of a choice. It carries all log-probabilities: a `ChatModel` tells them with the whole reply."""
-        return self._chunk(index, {}, logprobs=logprobs(reply), finish_reason=reply.finish_reason)
+        """The last one of a choice. It carries the log-probabilities that no piece of text did."""
+        rest = (reply.logprobs or ())[self._num_told.get(index, 0) :]
+        return self._chunk(index, {}, logprobs=logprobs(rest) if rest else None, finish_reason=reply.finish_reason)
 
     def usage_chunk(self, replies: Sequence[Reply]) -> dict[str, Any]:
         return self._envelope("chat.completion.chunk", []) | {"usage": usage(replies)}
@@ -68,13 +73,9 @@ def usage(replies: Sequence[Reply]) -> dict[str, Any]:
     }
 
 
-def logprobs(reply: Reply) -> dict[str, Any] | None:
-    if reply.logprobs is None:
-        return None
-    tokens = [
-        _token(each.token, each.logprob) | {"top_logprobs": [_token(token, value) for token, value in each.top]} for each in reply.logprobs
-    ]
-    return {"content": tokens, "refusal": None}
+def logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    content = [_token(each.token, each.logprob) | {"top_logprobs": [_token(token, value) for token, value in each.top]} for each in tokens]
+    return {"content": content, "refusal": None}
 
 
 def _token(token: str, logprob: float) -> dict[str, Any]:

@@ -287,7 +287,7 @@ async def _events(first: tuple[int, Delta], deltas: Deltas, answer: Answer, requ
 
     async def tell(choice: int, delta: Delta) -> None:
         if delta.text:
-            await _send_event(answer.text_chunk(choice, delta.text), send)
+            await _send_event(answer.text_chunk(choice, delta.text, delta.logprobs), send)
         if delta.reply is not None:
             finished[choice] = _checked(delta.reply)
             await _send_event(answer.finish_chunk(choice, delta.reply), send)

@@ -17,8 +17,10 @@ from vistune.errors import (
     DataError,
     ImageCountError,
     ImageError,
+    MissingDependency,
     OutOfMemory,
     RemoteError,
+    ResponseSchemaError,
     UsageError,
     VistuneError,
 )
@@ -87,6 +89,14 @@ def explained(error: VistuneError) -> ApiError:
         case DataError():
             text = "The model cannot read these messages. After at most one system message, user and assistant take turns."
             return bad_request(text, param="messages")
+        case ResponseSchemaError():
+            text = (
+                "Replies cannot be held to this schema: it is invalid, cannot be fulfilled, is too costly, or uses what is not supported."
+            )
+            return bad_request(text, param="response_format", code="unsupported_schema")
+        case MissingDependency():
+            text = "This server is installed without what holds replies to a format; leave it out."
+            return bad_request(text, param="response_format", code="unsupported_parameter")
         case UsageError():
             return bad_request("The model does not take these parameters.")
         case OutOfMemory():

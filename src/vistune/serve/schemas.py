@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vistune.media import DEFAULT_LIMITS, ImageLimits
 from vistune.serve.failures import ApiError, bad_request
 from vistune.serve.messages import PictureSources, conversation_of, writable
-from vistune.types import Conversation, SamplingParams
+from vistune.types import ANY_OBJECT, Conversation, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class RequestLimits:
     default_tokens: int = 1024
     """Longest reply where the request names no limit."""
     choices: int = 8
+    schema_bytes: int = 65_536
     image: ImageLimits = DEFAULT_LIMITS
     sources: PictureSources = field(default_factory=PictureSources)
     """Where pictures may come from that are not in the request."""
@@ -56,6 +57,21 @@ class _StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class _NamedSchema(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _ResponseFormat(BaseModel):
+    """`schema` beside `json_object` is llama.cpp's and others' way of giving one."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _NamedSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+_TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -78,6 +94,12 @@ class Body(BaseModel):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     continue_final_message: bool | None = None
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: Annotated[dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    response_format: _ResponseFormat | None = None
 
 
 _NOT_HONOURED: Mapping[str, Sequence[Any]] = {
@@ -85,19 +107,13 @@ _NOT_HONOURED: Mapping[str, Sequence[Any]] = {
     "best_of": (None, 1),
     "chat_template": (None,),
     "chat_template_kwargs": (None, {}),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
-    "min_p": (None, 0),
     "modalities": (None, ["text"]),
     "prediction": (None,),
-    "presence_penalty": (None, 0),
     "repetition_penalty": (None, 1),
-    "response_format": (None, {"type": "text"}),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_k": (None, 0, -1),
     "use_beam_search": (None, False),
     "web_search_options": (None,),
 }
@@ -187,6 +203,8 @@ def _explained(problem: Mapping[str, Any]) -> str:
             return "This must not be empty."
         case "too_long" | "string_too_long":
             return f"This is too long; at most {bounds['max_length']} are allowed."
+        case "literal_error" | "string_pattern_mismatch":
+            return "The value is none of those that are known."
     return "The value has the wrong type."
 
 
@@ -205,7 +223,35 @@ def _params(body: Body, limits: RequestLimits) -> SamplingParams:
         seed=body.seed,
         n=body.n or 1,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        response_schema=_response_schema(body, limits),
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
+        top_k=max(body.top_k or 0, 0),
+        min_p=body.min_p or 0.0,
     )
+
+
+def _response_schema(body: Body, limits: RequestLimits) -> str | None:
+    """The schema that the reply is held to, as text; whether it is one, the model says."""
+    asked = body.response_format
+    if asked is None or asked.type == "text":
+        return None
+    if body.continue_final_message:
+        raise bad_request("A reply with a response_format cannot continue a message.", param="response_format")
+    if asked.type == "json_schema" and asked.json_schema is None:
+        text = 'Expected {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}.'
+        raise bad_request(text, param="response_format")
+    schema = asked.json_schema.schema_ if asked.json_schema else asked.schema_
+    if schema is None:
+        return ANY_OBJECT
+    try:
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError):  # 1e999 is infinite
+        raise bad_request("The schema holds a number out of range, or is nested too deeply.", param="response_format") from None
+    if len(writable(text, "response_format").encode()) > limits.schema_bytes:
+        raise bad_request(f"The schema is too long; at most {limits.schema_bytes:,} bytes are read.", param="response_format")
+    return text
 
 
 def _max_new_tokens(body: Body, limits: RequestLimits) -> int:
