@@ -81,6 +81,7 @@ class Running:
     embeddings: Tensor | None = None  # [prompt rows after `cached`, D], until the prompt is read
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_told: int = 0
 
     @property
     def num_prompt(self) -> int:
