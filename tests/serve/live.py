@@ -7,7 +7,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ import httpx2
 import uvicorn
 from PIL import Image
 
-from vistune.chat_model import ChatModel
+from vistune.chat_model import GREEDY, ChatModel, ScriptedChatModel
 from vistune.serve.api import Settings, create_app
 from vistune.serve.gate import Gate
 from vistune.serve.server import Connection
+from vistune.types import Conversation, Delta, SamplingParams
 
 CLIENT = httpx2.Client(timeout=20, limits=httpx2.Limits(max_keepalive_connections=0, max_connections=None))
 """One for all: making it takes longer than most requests."""
@@ -98,3 +99,17 @@ def png(colour: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
 
 def data_address(data: bytes | None = None, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(png() if data is None else data).decode()}"
+
+
+class HeldModel(ScriptedChatModel):
+    """Says nothing before it is let go, so that what happens meanwhile does not depend on how fast the machine is."""
+
+    def __init__(self):
+        super().__init__(lambda *_: "fine")
+        self.let_go = threading.Event()
+
+    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
+        while not self.let_go.is_set():
+            await asyncio.sleep(0.01)
+        async for delta in super().stream(conversation, params):
+            yield delta

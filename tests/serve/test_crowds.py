@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import select
 import socket
-import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx2
 import pytest
-from tests.serve.live import CLIENT, Live, ask, live, until
+from tests.serve.live import CLIENT, HeldModel, Live, ask, live, until
 
-from vistune.chat_model import GREEDY, ScriptedChatModel
+from vistune.chat_model import ScriptedChatModel
 from vistune.errors import UsageError
 from vistune.serve.api import Settings
 from vistune.serve.keys import ApiKeys
 from vistune.serve.schemas import RequestLimits
 from vistune.serve.server import allowed_hosts, allowed_origins
-from vistune.types import Conversation, Delta, SamplingParams
 
 KEY = "sk-canary-0123456789abcdef"
 ALLOWED = {"authorization": f"Bearer {KEY}"}
-
-
-class HeldModel(ScriptedChatModel):
-    """Says nothing before it is let go."""
-
-    def __init__(self):
-        super().__init__(lambda *_: "fine")
-        self.let_go = threading.Event()
-
-    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
-        while not self.let_go.is_set():
-            await asyncio.sleep(0.01)
-        async for delta in super().stream(conversation, params):
-            yield delta
 
 
 @contextmanager

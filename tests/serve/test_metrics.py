@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.serve.live import CLIENT, Live, ask, data_address, live, until
+from tests.serve.live import CLIENT, HeldModel, Live, ask, data_address, live, until
 
-from vistune.chat_model import GREEDY, BrokenReply, ScriptedChatModel
+from vistune.chat_model import BrokenReply, ScriptedChatModel
 from vistune.engine.counters import EngineCounters
 from vistune.engine.engine import Engine
 from vistune.errors import RemoteError, UsageError
 from vistune.serve.api import Settings
 from vistune.serve.keys import ApiKeys, read_keys
 from vistune.serve.metrics import Counted
-from vistune.types import Conversation, Delta, Reply, SamplingParams
+from vistune.types import Conversation, Reply, SamplingParams
 
 KEY, WATCHING = "sk-canary-0123456789abcdef", "sk-canary-watching-01234567"
 COUNTERS = EngineCounters(3, 2, 100, 60, 7, 9, 1 << 20, None, 4, 5)
@@ -102,18 +99,6 @@ def test_our_engine_counts_what_the_page_asks_for_and_says_whether_it_lives():
     assert isinstance(Engine.alive, property)
     asked = {"running", "waiting", "prompt_tokens", "cached_tokens", "completion_tokens", "steps", "kv_bytes_used", "kv_bytes_limit"}
     assert asked <= {field.name for field in fields(EngineCounters)}
-
-
-class HeldModel(ScriptedChatModel):
-    def __init__(self):
-        super().__init__(fine)
-        self.let_go = threading.Event()
-
-    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
-        while not self.let_go.is_set():
-            await asyncio.sleep(0.01)
-        async for delta in super().stream(conversation, params):
-            yield delta
 
 
 def test_the_queue_can_be_watched_and_what_it_turned_away_is_counted():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,18 +20,19 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.serve.live import CLIENT, Live, ask, data_address, live, until
+from tests.serve.live import CLIENT, HeldModel, Live, ask, data_address, live, until
 
 from vistune import cli_model
 from vistune.__main__ import main
-from vistune.chat_model import GREEDY, ScriptedChatModel
+from vistune.chat_model import ScriptedChatModel
 from vistune.errors import UsageError
 from vistune.serve import server as serving
 from vistune.serve.api import Settings
 from vistune.serve.gate import Gate
 from vistune.serve.keys import ApiKeys, read_keys
+from vistune.serve.roster import Roster
 from vistune.serve.server import allowed_hosts, is_loopback
-from vistune.types import Conversation, Delta, SamplingParams
+from vistune.types import Conversation, SamplingParams
 
 KEY, OTHER = "sk-canary-0123456789abcdef", "sk-canary-fedcba9876543210"
 
@@ -126,7 +126,7 @@ def test_a_file_of_keys_that_cannot_be_read_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", ""])
 def test_a_public_address_without_a_key_refuses_to_start(host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli_model, "loaded_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli_model, "loaded_roster", lambda *_, **__: pytest.fail("the model was loaded"))
     monkeypatch.delenv("VISTUNE_API_KEY", raising=False)
     assert main(["serve", "--host", host]) == UsageError.exit_code
     assert "--api-key-file" in capsys.readouterr().err
@@ -146,20 +146,6 @@ def test_a_name_that_is_not_ours_gets_421_so_that_no_page_reaches_the_server_by_
 
 
 # --- how many -----------------------------------------------------------------------------------------------------------------------------
-
-
-class HeldModel(ScriptedChatModel):
-    """Says nothing before it is let go, so that what happens meanwhile does not depend on how fast the machine is."""
-
-    def __init__(self):
-        super().__init__(fine)
-        self.let_go = threading.Event()
-
-    async def stream(self, conversation: Conversation, params: SamplingParams = GREEDY) -> AsyncGenerator[Delta, None]:
-        while not self.let_go.is_set():
-            await asyncio.sleep(0.01)
-        async for delta in super().stream(conversation, params):
-            yield delta
 
 
 def test_a_full_queue_answers_429_at_once_and_everybody_let_in_is_answered():
@@ -392,10 +378,10 @@ def test_the_verb_hands_model_keys_and_limits_to_the_server(monkeypatch: pytest.
     model, served = ScriptedChatModel(fine), {}
 
     @contextmanager
-    def loaded(*_: object, **__: object) -> Iterator[ScriptedChatModel]:
-        yield model
+    def loaded(roster: Roster, *_: object, **__: object) -> Iterator[dict[str, ScriptedChatModel]]:
+        yield dict.fromkeys(roster.lineage, model)
 
-    monkeypatch.setattr(cli_model, "loaded_model", loaded)
+    monkeypatch.setattr(cli_model, "loaded_roster", loaded)
     monkeypatch.setattr(serving, "serve", lambda models, settings, **options: served.update(options, models=models, settings=settings))
     monkeypatch.setenv("VISTUNE_API_KEY", KEY)
     (tmp_path / "mine").mkdir()
@@ -410,7 +396,7 @@ def test_the_verb_hands_model_keys_and_limits_to_the_server(monkeypatch: pytest.
 
 
 def test_the_verb_says_where_to_chat_unless_the_page_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(cli_model, "loaded_model", lambda *_, **__: nullcontext(ScriptedChatModel(fine)))
+    monkeypatch.setattr(cli_model, "loaded_roster", lambda *_, **__: nullcontext({"assistant": ScriptedChatModel(fine)}))
     monkeypatch.setattr(serving, "serve", lambda _models, _settings, announce, **_: announce("http://127.0.0.1:8000/v1"))
     monkeypatch.delenv("VISTUNE_API_KEY", raising=False)
     assert main(["serve"]) == 0
