@@ -1,9 +1,9 @@
-"""How the command line's verbs name a model, and how they get it as a `ChatModel`."""
+"""How the command line's verbs name a model, or several, and how they get them as `ChatModel`s."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
@@ -12,9 +12,15 @@ import typer
 from vistune.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
+
+    from vistune.chat_model import ChatModel
     from vistune.engine.engine import Engine
+    from vistune.model.llava import Llava
+    from vistune.model.processor import Processor
+    from vistune.serve.roster import LocalAdapter, LocalModel, Roster
 
 DType = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -61,20 +67,119 @@ def loaded_model(
     from vistune.pull import pull
 
     others, folder = stands_on(base, vision_tower, template), pull(name)
-    if sys.stderr.isatty():
-        typer.echo(f"Loading {name} …", err=True)
-    import torch
+    _say_loading(name)
 
     from vistune.checkpoint.folder import load_model, load_untuned
-    from vistune.engine.engine import Engine, best_dtype
+    from vistune.engine.engine import Engine
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no GPU that this torch can use; leave --device out, or see `vistune doctor`.")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    precision = best_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+    place, precision = _place_and_precision(device, dtype)
     if untuned:
         model, processor = load_untuned(folder, dtype=precision, device=place)
     else:
         model, processor = load_model(folder, dtype=precision, device=place, **others)
     with Engine(model, processor, deterministic=deterministic) as engine:
         yield engine
+
+
+@contextmanager
+def loaded_roster(
+    roster: Roster,
+    dtype: DType,
+    device: Device,
+    *,
+    deterministic: bool = False,
+    base: str | None = None,
+    vision_tower: str | None = None,
+    template: str | None = None,
+) -> Iterator[dict[str, ChatModel]]:
+    """All that a roster names, by name. Models on this machine take turns at the device and share one budget for keys and values.
+
+    Raises UsageError, before anything is loaded, where what one foreign checkpoint stands on is said of several models.
+    """
+    if len(roster.models) != 1 and (base or vision_tower or template):
+        raise UsageError("--base, --vision-tower and --template are about one model on this machine; export the others first.")
+    others = stands_on(base, vision_tower, template)
+    from vistune.pull import pull
+
+    folders = {each: pull(each.source) for each in (*roster.models, *roster.adapters)}
+    with ExitStack() as open_engines:
+        engines: dict[str, ChatModel] = {}
+        if folders:
+            for names, engine in _engines(roster, folders, others, _place_and_precision(device, dtype), deterministic=deterministic):
+                open_engines.enter_context(engine)
+                engines |= dict.fromkeys(names, engine)
+        engines |= _upstreams(roster)
+        yield {name: engines[name] for name in roster.lineage}
+
+
+def _engines(
+    roster: Roster,
+    folders: Mapping[LocalModel | LocalAdapter, Path],
+    others: _StandsOn,
+    where: tuple[str, torch.dtype],
+    *,
+    deterministic: bool,
+) -> list[tuple[Sequence[str], Engine]]:
+    """An engine for each model and each adapter on this machine, with its names."""
+    from vistune.checkpoint.shared import load_sharing
+    from vistune.engine.engine import Engine
+    from vistune.engine.neighbours import Turns, kv_shares
+
+    place, precision = where
+    loaded: list[tuple[Sequence[str], Llava, Processor]] = []
+    for model in roster.models:
+        over = [adapter for adapter in roster.adapters if adapter.base in model.names]
+        _say_loading(", ".join([model.source, *(adapter.source for adapter in over)]))
+        found = load_sharing(folders[model], [folders[adapter] for adapter in over], dtype=precision, device=place, **others)
+        for adapter in over:
+            _note_other_base(adapter, folders[adapter], model)
+        names = [model.names, *((adapter.name,) for adapter in over)]
+        loaded += [(each, weights, processor) for each, (weights, processor) in zip(names, found, strict=True)]
+    turns, shares = Turns(), kv_shares([model for _, model, _ in loaded])
+    return [
+        (names, Engine(model, processor, kv_bytes=share, deterministic=deterministic, turn=turns.new() if len(loaded) > 1 else None))
+        for (names, model, processor), share in zip(loaded, shares, strict=True)
+    ]
+
+
+def _note_other_base(adapter: LocalAdapter, folder: Path, model: LocalModel) -> None:
+    """Says so where PEFT's note names another model. No more than that: it is a path on whatever machine the adapter was trained on."""
+    from vistune.checkpoint.adapters import read_adapter
+    from vistune.checkpoint.folder import stands_on_bases
+
+    if stands_on_bases(folder):
+        return  # compared by digest
+    trained_on = read_adapter(folder).base
+    if trained_on and Path(trained_on).name != Path(model.source).resolve().name:
+        typer.echo(f"note: {adapter.name} says that it was trained on {trained_on!r}; it now stands on {model.source}.", err=True)
+
+
+def _upstreams(roster: Roster) -> dict[str, ChatModel]:
+    if not roster.upstreams:
+        return {}
+    import openai
+
+    from vistune.chat_model import OpenAIChatModel
+    from vistune.serve.upstream import CONNECT_SECONDS, Upstream
+
+    timeout = openai.Timeout(None, connect=CONNECT_SECONDS)  # `Upstream` watches over all else
+    return {
+        each.name: Upstream(OpenAIChatModel(each.model, base_url=each.address, api_key=each.key.reveal(), timeout=timeout))
+        for each in roster.upstreams
+    }
+
+
+def _say_loading(name: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"Loading {name} …", err=True)
+
+
+def _place_and_precision(device: Device, dtype: DType) -> tuple[str, torch.dtype]:
+    import torch
+
+    from vistune.engine.engine import best_dtype
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no GPU that this torch can use; leave --device out, or see `vistune doctor`.")
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return place, best_dtype(place) if dtype == "auto" else getattr(torch, dtype)

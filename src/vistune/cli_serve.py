@@ -1,4 +1,4 @@
-"""`vistune serve`: a model as an OpenAI-compatible server. Loads the model, hands it to the room that serves, and wires nothing else."""
+"""`vistune serve`: models as an OpenAI-compatible server. Loads them, hands them to the room that serves, and wires nothing else."""
 
 from __future__ import annotations
 
@@ -12,16 +12,33 @@ from vistune import cli_model
 from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, TemplateOption, TowerOption
 from vistune.errors import UsageError, optional_import
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
+ModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=]MODEL...", help="`assistant` (the bundled one), a folder, a hub name, or http://host/v1[#MODEL] of another server."
+    ),
+]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME[@BASE]=FOLDER", help="An adapter over the first model or the one called BASE; may be repeated."),
+]
+KeyFromOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VARIABLE", help="Environment variable with the key of the other server behind NAME.")
+]
 
 
 def serve(
-    model: ModelArgument = "assistant",
+    models: ModelsArgument = None,
+    adapter: AdapterOption = None,
+    key_from: KeyFromOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at; one that others can reach needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
-    name: Annotated[list[str] | None, typer.Option(help="What clients call the model; may be repeated. Default: as it is named.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="What clients call the only model; may be repeated. Default: as it is named.")
+    ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File with one key a line; VISTUNE_API_KEY works too, commas between.")] = None,
     allow_host: Annotated[list[str] | None, typer.Option(help="A name in the Host header to answer to besides; may be repeated.")] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Place of a page that may ask from a browser; may be repeated.")] = None,
     max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for their turn; more get 429.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply that a request may ask for, in tokens.")] = 4096,
     max_images: Annotated[int, typer.Option(min=0, help="Pictures in one request, at most.")] = 16,
@@ -42,7 +59,7 @@ def serve(
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a model to the browser, at http://127.0.0.1:8000/, and to OpenAI's clients, at http://127.0.0.1:8000/v1.
+    """Serve models to the browser, at http://127.0.0.1:8000/, and to OpenAI's clients, at http://127.0.0.1:8000/v1.
 
     Needs pip install 'vistune[serve]'. Only this machine reaches it unless --host says otherwise, and then a key is needed.
     """
@@ -53,8 +70,10 @@ def serve(
     from vistune.serve.fetch import Fetcher, FetchPolicy
     from vistune.serve.keys import KEY_VARIABLE, read_keys
     from vistune.serve.messages import PictureSources
+    from vistune.serve.roster import read_roster
     from vistune.serve.schemas import RequestLimits
 
+    roster = read_roster(models or ["assistant"], adapter or (), names=name or (), keys_from=key_from or ())
     if fetch_from and not fetch_images:
         raise UsageError("--fetch-from says where pictures may be fetched from; give --fetch-images too, so that any are.")
     if media_path is not None and not media_path.is_dir():
@@ -64,31 +83,20 @@ def serve(
     settings = Settings(
         keys=keys,
         hosts=server.allowed_hosts(host, keys, allow_host or ()),
+        origins=server.allowed_origins(allow_origin or ()),
         limits=RequestLimits(
             body_bytes=max_body << 20, max_tokens=max_tokens, images=max_images, sources=PictureSources(web=web, folder=media_path)
         ),
         max_queue=max_queue,
         page=page,
+        lineage=roster.lineage,
     )
 
     def announce(address: str) -> None:
         chat = f"Chat in the browser at {address.removesuffix('v1')} · " if page else ""
-        typer.echo(f"{chat}Serving {model} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True)
+        typer.echo(f"{chat}Serving {', '.join(roster.lineage)} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True)
 
-    with cli_model.loaded_model(
-        model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
-    ) as engine:
-        server.serve(
-            dict.fromkeys(name or [_public_name(model)], engine),
-            settings,
-            host=host,
-            port=port,
-            grace_seconds=grace,
-            announce=announce,
-        )
-
-
-def _public_name(model: str) -> str:
-    """What clients call a model: of a folder only its own name, because where it lies is nobody's business."""
-    folder = Path(model)
-    return folder.resolve().name if folder.exists() else model
+    with cli_model.loaded_roster(
+        roster, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+    ) as served:
+        server.serve(served, settings, host=host, port=port, grace_seconds=grace, announce=announce)

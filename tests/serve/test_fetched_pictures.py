@@ -230,7 +230,7 @@ def test_when_the_client_goes_the_connection_for_its_picture_is_closed():
 def served(monkeypatch: pytest.MonkeyPatch) -> list[PictureSources]:
     """Where each server that `main` starts takes its pictures from."""
     seen: list[PictureSources] = []
-    monkeypatch.setattr(cli_model, "loaded_model", lambda *_, **__: nullcontext(ScriptedChatModel(lambda conversation, params: "fine")))
+    monkeypatch.setattr(cli_model, "loaded_roster", lambda *_, **__: nullcontext({"a": ScriptedChatModel(lambda *_: "fine")}))
     monkeypatch.setattr("vistune.serve.server.serve", lambda _models, settings, **_: seen.append(settings.limits.sources))
     return seen
 

@@ -40,6 +40,7 @@ from vistune.serve.messages import fetched
 from vistune.serve.metrics import CONTENT_TYPE, Metrics
 from vistune.serve.page import page_router
 from vistune.serve.replies import ClientGone, draw, unless_gone
+from vistune.serve.roster import Lineage
 from vistune.serve.schemas import ChatRequest, RequestLimits, read_request
 from vistune.types import Delta, Reply
 
@@ -67,6 +68,8 @@ class Settings:
     """How long a reply may take, the wait in the queue included."""
     page: bool = True
     """Whether the web chat is served too."""
+    lineage: Mapping[str, Lineage] = field(default_factory=dict)
+    """What the names of models stand for, where they do not stand for themselves."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def create_app(models: Mapping[str, ChatModel], settings: Settings | None = None
         raise UsageError("There is no model to serve; name one.")
     settings = settings or Settings()
     held_bytes = max(settings.max_held_bytes, settings.limits.body_bytes)
-    gate = Gate(max_running=settings.max_running, max_queue=settings.max_queue, max_bytes=held_bytes)
+    several = len({id(model) for model in models.values()})  # one may have more than one name
+    gate = Gate(max_running=settings.max_running, max_queue=settings.max_queue, max_bytes=held_bytes, models=several)
     house = House(models, settings, gate, Metrics(models, gate), int(time.time()))
     # No pages of documentation: FastAPI's load scripts from elsewhere. No redirects: clients send their key along.
     app = FastAPI(title="vistune", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -170,7 +174,9 @@ def _models(house: House) -> APIRouter:
     router = APIRouter(prefix="/v1", dependencies=[_with_key(house)])
 
     def listed(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": house.started, "owned_by": "vistune"}
+        of = house.settings.lineage.get(name, Lineage(name))
+        kind = {"id": name, "object": "model", "created": house.started, "owned_by": "vistune"}
+        return kind | {"root": of.root, "parent": of.parent}
 
     @router.get("/models")
     async def models() -> JSONResponse:

@@ -116,4 +116,10 @@ def _of_a_server_behind(error: RemoteError) -> ApiError:
         return ApiError(429, "rate_limit_exceeded", "The model is busy; ask again later.", retry_after=wait)
     if error.status in (400, 413, 422):
         return bad_request("The model's server refused this request.")
-    return ApiError(502, "model_unavailable", "The model broke off or cannot be reached; ask again later.")
+    if error.status in (401, 403, 404):  # our key, or our name for the model; not the client's
+        text = "The server behind this model does not answer us; whoever runs this one has to mend that."
+        return ApiError(502, "model_unavailable", text, retry_after=60)
+    wait = 5 if error.retry_after is None else min(max(round(error.retry_after), 1), 3600)
+    if error.status == 503 or not error.reached:
+        return ApiError(503, "model_unavailable", "The model cannot be reached at the moment; ask again later.", retry_after=wait)
+    return ApiError(502, "model_unavailable", "The model broke off or cannot be reached; ask again later.", retry_after=wait)

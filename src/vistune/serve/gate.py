@@ -2,7 +2,7 @@
 
     with gate.admitted(size) as place:   a place in the house, or ApiError 429 (full) or 503 (closing)
         place.hold(bytes)                as its body arrives, or 429 where all bodies together are too many
-        async with gate.running():       one of the few places at the model, waited for
+        async with gate.running(model):  one of the few places at that model, waited for
 
 A request is admitted before its body is read, so that the bounds hold for memory too. Belongs to one event loop.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -26,13 +27,15 @@ class Gate:
     """Counts requests in and out.
 
     Args:
-        max_running: replies that are written at once; a request for n choices takes n of these places.
+        max_running: replies that a model writes at once; a request for n choices takes n of these places.
         max_queue: requests that may wait besides.
         max_bytes: the bodies of all requests in the house together.
+        models: how many there are. Of several, none lets more than half of the queue wait: one that hangs leaves room to ask the others.
     """
 
-    def __init__(self, *, max_running: int, max_queue: int, max_bytes: int = 256 << 20):
-        self._places = asyncio.Semaphore(max_running)
+    def __init__(self, *, max_running: int, max_queue: int, max_bytes: int = 256 << 20, models: int = 1):
+        self._lines: defaultdict[object, _Line] = defaultdict(lambda: _Line(asyncio.Semaphore(max_running)))
+        self._longest_line = math.inf if models == 1 else max_queue // 2
         self._max_running = max_running
         self.max_queue, self.max_admitted, self.max_bytes = max_queue, max_running + max_queue, max_bytes
         self._empty = asyncio.Event()
@@ -79,20 +82,29 @@ class Gate:
             if not self.num_admitted:
                 self._empty.set()
 
+    def check_line(self, model: object) -> None:
+        """Raises ApiError 429 where as many wait for this model as may."""
+        line = self._lines[id(model)]
+        if line.places.locked() and line.num_waiting >= self._longest_line:
+            raise self.full()
+
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, model: object = None) -> AsyncIterator[None]:
         """A place at the model for as long as the block lasts."""
+        line = self._lines[id(model)]
         self.num_waiting += 1
+        line.num_waiting += 1
         try:
-            await self._places.acquire()
+            await line.places.acquire()
         finally:
             self.num_waiting -= 1
+            line.num_waiting -= 1
         self.num_running += 1
         started = time.monotonic()
         try:
             yield
         finally:
-            self._places.release()
+            line.places.release()
             self.num_running -= 1
             self._typical_seconds += 0.2 * (time.monotonic() - started - self._typical_seconds)
 
@@ -103,6 +115,14 @@ class Gate:
     def _seconds_until_free(self) -> int:
         rounds = max(self.num_admitted - self._max_running, 1) / self._max_running
         return min(max(math.ceil(self._typical_seconds * rounds), 1), _LONGEST_WAIT)
+
+
+@dataclass
+class _Line:
+    """Who is at one model, and who waits for it."""
+
+    places: asyncio.Semaphore
+    num_waiting: int = 0
 
 
 @dataclass

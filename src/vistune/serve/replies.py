@@ -28,12 +28,13 @@ async def draw(model: ChatModel, conversation: Conversation, params: SamplingPar
 
     Raises whatever the model raises for one of them, and RemoteError for a reply that never ended.
     """
+    gate.check_line(model)
     events: asyncio.Queue[tuple[int, Delta | BaseException]] = asyncio.Queue()  # bounded by the length of the replies
     each = [dataclasses.replace(params, n=1, seed=None if params.seed is None else params.seed + choice) for choice in range(params.n)]
 
     async def write(choice: int) -> None:
         try:
-            async with gate.running(), aclosing(model.stream(conversation, each[choice])) as deltas:
+            async with gate.running(model), aclosing(model.stream(conversation, each[choice])) as deltas:
                 async for delta in deltas:
                     events.put_nowait((choice, delta))
                     if delta.reply is not None:
