@@ -63,7 +63,7 @@ def bounded_client() -> Any:
     class BoundedClient(openai.DefaultAsyncHttpxClient):
         async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             response = await super().send(request, stream=True, **options)
-            if stream and not response.is_error:
+            if stream and response.is_success:  # a redirect too is read here, where what breaks off is told as the client tells it
                 response.aiter_bytes = _with_an_end(response.aiter_bytes())
                 return response
             body = bytearray()

@@ -81,10 +81,10 @@ async def _client(crowd: Crowd, connected: asyncio.Semaphore, go: asyncio.Event)
                             raw += received
                         return _outcome(raw, seconds)
                     case "slow-head":
-                        await _drip(loop, line, head)
+                        raw = await _drip(loop, line, head)
                     case "slow-body":
                         await loop.sock_sendall(line, head)
-                        await _drip(loop, line, body)
+                        raw = await _drip(loop, line, body)
                     case "slow-read":
                         # More than the buffers between us hold, asked for in one breath.
                         await loop.sock_sendall(line, b"GET /web/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
@@ -96,15 +96,15 @@ async def _client(crowd: Crowd, connected: asyncio.Semaphore, go: asyncio.Event)
         line.close()
 
 
-async def _drip(loop: asyncio.AbstractEventLoop, line: socket.socket, data: bytes) -> None:
-    """A byte a second, until the server answers or hangs up."""
+async def _drip(loop: asyncio.AbstractEventLoop, line: socket.socket, data: bytes) -> bytes:
+    """A byte a second, until the server answers or hangs up; returns what it said."""
     for byte in data:
         await loop.sock_sendall(line, bytes([byte]))
         try:
-            await asyncio.wait_for(loop.sock_recv(line, 1 << 16), 1)
-            return
+            return await asyncio.wait_for(loop.sock_recv(line, 1 << 16), 1)
         except TimeoutError:
             continue
+    return b""
 
 
 async def _until_closed(line: socket.socket) -> None:

@@ -100,7 +100,7 @@ def pictures(count: int) -> Iterator[Image.Image]:
             indexed.putpalette(bytes((first + value) % 256 for value in range(24)))
             yield indexed
         grey = Image.frombytes("L", (side, 3), data[: side * 3])
-        yield from (grey, grey.convert("RGB"), grey.point(lambda value: value > 127, "1"))
+        yield from (grey, grey.convert("RGB"), grey.convert("1"))
         yield Image.merge("RGBA", (*tall.split(), grey))
         yield Image.frombytes("RGB", (3, 3), data[:27]).crop((0, 0, 3, 2))
 

@@ -55,7 +55,7 @@ class Upstream:
 
 
 @contextmanager
-def upstream(answer: bytes = b"", **options: bool) -> Iterator[Upstream]:
+def upstream(answer: bytes = b"", *, endless: bool = False, silent: bool = False) -> Iterator[Upstream]:
     ended = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -75,7 +75,7 @@ def upstream(answer: bytes = b"", **options: bool) -> Iterator[Upstream]:
                 line.sendall(WORD * 100)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = Upstream(listener.getsockname()[1], answer, **options)
+        far = Upstream(listener.getsockname()[1], answer, endless, silent)
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         try:
             yield far
@@ -105,7 +105,8 @@ def test_whatever_a_server_behind_ours_says_its_client_is_told_an_error_and_othe
 
 @pytest.mark.parametrize("kind", ["silent", "endless"])
 def test_a_server_that_never_ends_is_not_waited_for(kind: str):
-    with upstream(HEAD + WORD, **{kind: True}) as far, live({"far": far.client(), "near": NEAR}, Settings(reply_seconds=1.0)) as server:
+    far_one = upstream(HEAD + WORD, endless=kind == "endless", silent=kind == "silent")
+    with far_one as far, live({"far": far.client(), "near": NEAR}, Settings(reply_seconds=1.0)) as server:
         started = time.monotonic()
         answer = server.post(ask(stream=True) | {"model": "far"})
         last = answer.text.strip().splitlines()[-1].removeprefix("data: ")
