@@ -1,0 +1,194 @@
+"""Weights in few bits, for answering only: int8 with a scale for each row, int4 with a scale and a zero for every 32 weights of a row.
+
+Only the linear layers inside the decoder layers: tower, projector, embeddings, norms and head stay as they are, and so do activations. What
+is quantised cannot be trained or saved; the folder keeps the weights that it has.
+
+The kernels are torch's own, those under torchao's CPU layouts. torchao itself is not used: not compiled, its int8 makes the whole weight
+wide at every product (several times slower than bf16 for one row), its int4 for CPUs is a prototype over this very kernel, and merely
+installed it is imported by transformers into every program. `benchmarks/low_bits.py` compares with it where it is there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vistune.errors import UsageError
+from vistune.model.llava import Llava
+
+# N outputs · K inputs of a linear layer · M rows
+
+Bits = Literal["int8", "int4"]
+
+GROUP = 32
+"""int4 weights of a row that share a scale and a zero. Fewer would be better and larger; 32 are 5 bits a weight in all."""
+
+AT_ONCE = 1 << 20
+"""Weights that are made wide at once for many rows: few enough to stay in a cache."""
+
+
+class LowBitWeight(nn.Module):
+    """Stands in a linear layer where its weight [N, K] stood: F.linear(input, this, bias) is computed here.
+
+    Few rows go through a kernel that reads the packed weights and adds up in fp32; its bits for a row are the same in any company. For many
+    rows of a bf16 model it is quicker to make the weights wide again, a part at a time. Activations of other types are rounded to bf16 for
+    the kernel, however many rows they are: a fp32 model is then the same in any company too, and no product of it was quicker in fp32.
+
+    Its tensors are no buffers: they keep their types whatever the model is turned to, and are found in a third of the time.
+    """
+
+    few_rows: int
+
+    def __init__(self, shape: tuple[int, int]):
+        super().__init__()
+        self.shape = torch.Size(shape)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _linear(*args, **(kwargs or {})) if func is F.linear else NotImplemented
+
+    def times_few(self, rows: Tensor) -> Tensor:
+        """bf16 [M, K] -> [M, N]."""
+        raise NotImplementedError
+
+    def times_many(self, rows: Tensor) -> Tensor:
+        """bf16 [M, K] -> [M, N]."""
+        raise NotImplementedError
+
+    def wide(self) -> Tensor:
+        """What the kernel multiplies by: [N, K] in fp32."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> LowBitWeight:
+        if mode:
+            raise UsageError("Weights in few bits cannot be trained; load the model with its own weights (--weights full).")
+        super().train(False)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise UsageError("Weights in few bits are not saved: the folder that they were loaded from has the model as it is.")
+
+
+def _linear(input: Tensor, weight: LowBitWeight, bias: Tensor | None = None) -> Tensor:
+    if torch.is_grad_enabled() and input.requires_grad:
+        raise UsageError("Nothing can be learned through weights in few bits; load the model with its own weights (--weights full).")
+    rows = input if input.dim() == 2 else input.flatten(0, -2)
+    if input.dtype != torch.bfloat16:
+        output = weight.times_few(rows.to(torch.bfloat16).contiguous()).to(input.dtype)
+    elif len(rows) <= weight.few_rows:
+        output = weight.times_few(rows.contiguous())
+    else:
+        output = weight.times_many(rows)
+    if bias is not None:
+        output += bias
+    return output if input.dim() == 2 else output.unflatten(0, input.shape[:-1])
+
+
+class Int8Weight(LowBitWeight):
+    """-127 to 127, and a scale for each row."""
+
+    few_rows = 32
+
+    def __init__(self, weight: Tensor):
+        super().__init__((weight.shape[0], weight.shape[1]))
+        wide = weight.detach().float()
+        # Rounded first, so that the weights are divided by what they will be multiplied with.
+        scales = (wide.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny).to(torch.bfloat16)
+        self.scales = scales  # [N] bf16
+        self.packed = (wide / scales.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)  # [N, K]
+
+    def times_few(self, rows: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int8pack_mm(rows, self.packed, self.scales)
+
+    def times_many(self, rows: Tensor) -> Tensor:
+        output = rows.new_empty(len(rows), self.shape[0])
+        for part in _parts(self.shape, step=1):
+            # The integers are exact in bf16; the scale comes after the sum, as in the kernel.
+            torch.mul(F.linear(rows, self.packed[part].to(rows.dtype)), self.scales[part], out=output[:, part])
+        return output
+
+    def wide(self) -> Tensor:
+        return self.packed.float() * self.scales.float()[:, None]
+
+
+class Int4Weight(LowBitWeight):
+    """0 to 15, and for every GROUP weights of a row a scale and a zero: (number - 8) · scale + zero."""
+
+    few_rows = 96
+
+    def __init__(self, weight: Tensor):
+        rows, columns = weight.shape
+        super().__init__((rows, columns))
+        groups = weight.detach().float().view(rows, -1, GROUP)
+        low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)
+        scales = ((high - low) / 15).clamp_(min=torch.finfo(torch.float32).tiny).to(torch.bfloat16)
+        zeros = (low + 8 * scales.float()).to(torch.bfloat16)
+        numbers = ((groups - zeros.float()) / scales.float() + 8).round_().clamp_(0, 15).to(torch.int32).view(rows, columns)
+        # [N, K / 2] uint8, in the order that this processor's kernel likes
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+        self.scales_and_zeros = torch.cat([scales, zeros], dim=2).transpose(0, 1).contiguous()  # [K / GROUP, N, 2]
+
+    def times_few(self, rows: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_zeros)
+
+    def times_many(self, rows: Tensor) -> Tensor:
+        return self.times_few(rows)
+
+    def wide(self) -> Tensor:
+        # The order of `packed` is the kernel's own affair, so the kernel is asked: rows of the identity give the columns, exactly.
+        return self.times_few(torch.eye(self.shape[1], dtype=torch.bfloat16)).float().t()
+
+
+def _parts(shape: torch.Size, *, step: int) -> Iterator[slice]:
+    """The N rows of a weight in parts of at most AT_ONCE weights, whole multiples of `step` rows."""
+    rows = max(AT_ONCE // (shape[1] * step), 1) * step
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+_KINDS: dict[Bits, Callable[[Tensor], LowBitWeight]] = {"int8": Int8Weight, "int4": Int4Weight}
+
+
+def quantise_weights(models: Sequence[Llava], bits: Bits) -> None:
+    """Puts the weights of the decoder layers' linear layers into few bits. Models over the same tensors go on sharing them.
+
+    Raises UsageError for a GPU, adapters of PEFT on a model, and widths that the kernel does not take; all models are then as they were.
+    """
+    for model in models:
+        _check(model, bits)
+    sharing: dict[tuple[int, ...], list[nn.Linear]] = defaultdict(list)
+    for model in models:
+        for _, linear in _linear_layers(model):
+            sharing[linear.weight.data_ptr(), *linear.weight.shape].append(linear)
+    for layers in sharing.values():
+        packed = _KINDS[bits](layers[0].weight)
+        for linear in layers:  # the wide weight is let go of before the next one is packed
+            del linear.weight
+            linear.weight = cast(Tensor, packed)
+
+
+def _check(model: Llava, bits: Bits) -> None:
+    if hasattr(model.language_model, "peft_config"):
+        raise UsageError("This model has adapters that are being trained; save it and load what was saved, where they are merged.")
+    if model.device.type != "cpu":
+        raise UsageError(f"Weights in {bits} are multiplied by kernels for CPUs, and this model is on {model.device}. Use --weights full.")
+    for name, linear in _linear_layers(model):
+        if isinstance(linear.weight, LowBitWeight):
+            raise UsageError("The model's weights are in few bits already; load it anew.")
+        rows, columns = linear.weight.shape
+        if bits == "int4" and (rows % 16 or columns % GROUP):
+            raise UsageError(
+                f"{name} is {rows} x {columns}, and the int4 kernel takes multiples of 16 x {GROUP}. Use --weights int8, which takes any."
+            )
+
+
+def _linear_layers(model: Llava) -> Iterator[tuple[str, nn.Linear]]:
+    layers = cast(nn.Module, model.causal_lm.model.layers)
+    for name, module in layers.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
