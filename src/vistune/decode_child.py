@@ -1,10 +1,10 @@
-"""The process in which untrusted pictures are decoded. Started by `decoding.py`, never imported by it for its work, only for its wire.
+"""The process in which untrusted pictures are decoded. Started by `decoding.py`, which takes only the layout of the memory from here.
 
-    server ─a socket per picture─► decoder ─fork─► one decoding ─► request in, reply out, exit
+    server ─shared memory for one picture─► decoder ─fork─► one decoding: reads the request, writes the pixels, exits
 
-The decoder itself never reads a byte of a picture: it takes sockets from its standard input, makes a child for each, and says how that
-ended. Such a *decoding* has all that a picture needs already imported, one descriptor, a fixed amount of memory and processor time, and a
-filter of system calls that leaves reading, writing, memory and exit. Whatever a picture does to it, the next one gets another.
+The decoder itself never looks at a picture: it takes descriptors of shared memory from its standard input, makes a child for each, and says
+how that ended. Such a *decoding* has all that a picture needs already imported, that memory, no descriptor, a fixed amount of memory and
+processor time, and a filter of system calls that leaves getting memory and exiting. Whatever a picture does to it, the next has another.
 
     python -I -S -c "...; main()" MEMORY_BYTES CPU_SECONDS SECONDS PATH ...      (the paths hold vistune and Pillow)
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import io
+import mmap
 import os
 import platform
 import resource
@@ -35,17 +36,17 @@ from vistune.errors import ImageError
 from vistune.image_headers import Format, ImageHeader
 
 STRIP_BYTES = 3 << 20
-"""A picture crosses in strips of about so many bytes, so that neither side holds it twice."""
 REASONS = ("broken", "truncated", "memory")
 """What `media.decode` refuses a picture for; a reply names one by its place here."""
 REQUEST = struct.Struct("<4s 2I 4i 3B 3H 2I")
 """Format, size, area, orientation, bit depth, number of transparent samples, these, bytes of profile and drawing, which follow."""
 REPLY = struct.Struct("<B 2I")
-"""0, width, height and rows of RGB; or 1 + place of the reason, bytes of the text, 0 and the text in UTF-8."""
+"""Behind the request. 1, width, height and rows of RGB; or 2 + place of the reason, bytes of the text, 0 and the text in UTF-8."""
 ENDED = struct.Struct("<i Q")
 """How a decoding ended (exit status, or minus a signal) and the most memory it had, in bytes."""
 NO_FORK = 255
 """In place of an exit status: the system was short of memory or processes."""
+NO_MEMORY = "there is not enough memory to decode it; scale it down"
 MAX_TEXT_BYTES = 500
 
 
@@ -59,10 +60,10 @@ class Protection(IntFlag):
     namespaces = 4
     """A user and network of its own: no interface is up, and being root means nothing outside."""
     system_calls = 8
-    """A decoding can read, write, get memory and exit."""
+    """A decoding can get memory and exit."""
 
 
-# The wire -------------------------------------------------------------------------------------------------------------------------------
+# The memory -----------------------------------------------------------------------------------------------------------------------------
 
 
 def request_of(header: ImageHeader) -> bytes:
@@ -79,70 +80,47 @@ def request_of(header: ImageHeader) -> bytes:
     return b"".join((fixed, icc, header.drawing))
 
 
-def _read_request(file: io.FileIO) -> ImageHeader:
-    kind, width, height, left, top, right, bottom, orientation, depth, count, *rest = REQUEST.unpack(_read(file, REQUEST.size))
+def _header_of(memory: mmap.mmap) -> tuple[ImageHeader, int]:
+    """The request, and where the reply begins."""
+    kind, width, height, left, top, right, bottom, orientation, depth, count, *rest = REQUEST.unpack_from(memory)
     *samples, icc_bytes, drawing_bytes = rest
     formats: dict[bytes, Format] = {b"JPEG": "JPEG", b"PNG\0": "PNG", b"WEBP": "WEBP", b"GIF\0": "GIF"}
-    icc = _read(file, icc_bytes)
-    return ImageHeader(
-        formats[kind],
-        width,
-        height,
-        bytes(_read(file, drawing_bytes)),
-        (left, top, right, bottom),
-        orientation,
-        bytes(icc) or None,
-        tuple(samples[:count]) or None,
-        depth,
-    )
-
-
-def _read(file: io.FileIO, count: int) -> bytearray:
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        got = file.readinto(view)
-        if not got:
-            raise EOFError
-        view = view[got:]
-    return data
-
-
-def _write(file: io.FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
-
-
-def strips(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(first row, rows) of each piece in which a picture of this size crosses."""
-    width, height = size
-    rows = max(1, STRIP_BYTES // (3 * width))
-    return [(top, min(rows, height - top)) for top in range(0, height, rows)]
+    drawing_at = REQUEST.size + icc_bytes
+    end = drawing_at + drawing_bytes
+    icc, drawing, transparent = memory[REQUEST.size : drawing_at], memory[drawing_at:end], tuple(samples[:count])
+    area = (left, top, right, bottom)
+    return ImageHeader(formats[kind], width, height, drawing, area, orientation, icc or None, transparent or None, depth), end
 
 
 # One decoding ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _decode_one(descriptor: int, cpu_seconds: int, confine: Callable[[], None]) -> None:
-    """Reads a request, writes its reply. Runs in a fork of its own, whose last act it is."""
-    file = io.FileIO(descriptor, "r+", closefd=False)
-    os.closerange(0, descriptor)
-    os.closerange(descriptor + 1, 64)
+def _decode_one(descriptor: int, memory_bytes: int, cpu_seconds: int, confine: Callable[[], None]) -> None:
+    """Decodes what a shared memory asks for, into it. Runs in a fork of its own, whose last act it is."""
+    memory = mmap.mmap(descriptor, 0)
+    os.closerange(0, 64)
+    _limit("RLIMIT_AS", memory_bytes + len(memory))
     _limit("RLIMIT_CPU", cpu_seconds, cpu_seconds + 1)
     _limit("RLIMIT_NPROC", 0)
     _limit("RLIMIT_NOFILE", 0)
     confine()
+    header, reply_at = _header_of(memory)
+    content_at = reply_at + REPLY.size
     try:
-        picture = media.decode(_read_request(file))
-        _write(file, REPLY.pack(0, *picture.size))
-        for top, rows in strips(picture.size):
-            _write(file, picture.crop((0, top, picture.width, top + rows)).tobytes())
-    except ImageError as error:
-        text = str(error).encode()[:MAX_TEXT_BYTES]
-        _write(file, REPLY.pack(1 + REASONS.index(error.reason), len(text), 0) + text)
-    except MemoryError:
-        _write(file, REPLY.pack(1 + REASONS.index("memory"), 0, 0))
+        picture = media.decode(header)
+        width, height = picture.size
+        rows = max(1, STRIP_BYTES // (3 * width))  # in strips, so that the picture is not held a third time
+        for top in range(0, height, rows):
+            strip = picture.crop((0, top, width, min(top + rows, height))).tobytes()
+            start = content_at + 3 * width * top
+            memory[start : start + len(strip)] = strip
+        reply = (1, width, height)
+    except (ImageError, MemoryError) as error:
+        reason, said = (error.reason, str(error)) if isinstance(error, ImageError) else ("memory", NO_MEMORY)
+        text = said.encode()[:MAX_TEXT_BYTES]
+        memory[content_at : content_at + len(text)] = text
+        reply = (2 + REASONS.index(reason), len(text), 0)
+    REPLY.pack_into(memory, reply_at, *reply)
 
 
 def _limit(name: str, soft: int, hard: int | None = None) -> bool:
@@ -162,7 +140,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the server, which lets requests under way finish; it ends us
     _warm_up()
-    protections, confine = _confine_decoder(memory_bytes)
+    protections, confine = _confine_decoder()
     gc.freeze()
     with socket.socket(fileno=0) as control:
         control.sendall(bytes([protections]))
@@ -173,10 +151,10 @@ def main() -> None:
             if not message:
                 return
             with suppress(BrokenPipeError, ConnectionResetError):
-                control.sendall(ENDED.pack(*_decode_in_a_fork(descriptors[0], cpu_seconds, seconds, confine)))
+                control.sendall(ENDED.pack(*_decode_in_a_fork(descriptors[0], memory_bytes, cpu_seconds, seconds, confine)))
 
 
-def _decode_in_a_fork(descriptor: int, cpu_seconds: int, seconds: int, confine: Callable[[], None]) -> tuple[int, int]:
+def _decode_in_a_fork(descriptor: int, memory_bytes: int, cpu_seconds: int, seconds: int, confine: Callable[[], None]) -> tuple[int, int]:
     """Exit status (or minus a signal) and peak of memory in bytes."""
     decoder = os.getpid()
     try:
@@ -188,7 +166,7 @@ def _decode_in_a_fork(descriptor: int, cpu_seconds: int, seconds: int, confine: 
         status = 1
         try:
             if _dies_with(decoder):
-                _decode_one(descriptor, cpu_seconds, confine)
+                _decode_one(descriptor, memory_bytes, cpu_seconds, confine)
                 status = 0
         finally:
             os._exit(status)  # no error of a decoding, whatever it is, may go on to where it was forked
@@ -219,10 +197,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 _AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _SYSTEM_CALLS = {
-    # name: (x86-64, AArch64). What CPython, glibc or musl and the decoders call between a picture's first byte and the exit.
-    "read": (0, 63),
-    "write": (1, 64),
-    "close": (3, 57),
+    # name: (x86-64, AArch64). What CPython, the C library and the decoders call between a picture's first byte and the exit.
     "munmap": (11, 215),
     "brk": (12, 214),
     "rt_sigprocmask": (14, 135),
@@ -254,13 +229,14 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _confine_decoder(memory_bytes: int) -> tuple[Protection, Callable[[], None]]:
+def _confine_decoder() -> tuple[Protection, Callable[[], None]]:
     """Gives up at once what forking does not need; the callable gives up the rest, in a decoding.
 
     Every step but the limits is best effort: a kernel, a container or a macOS may not offer it.
     """
     in_force = Protection(0)
-    limited = _limit("RLIMIT_AS", memory_bytes), _limit("RLIMIT_FSIZE", 0), _limit("RLIMIT_CORE", 0)
+    # A decoding lowers the first one further, by how large its picture is.
+    limited = _limit("RLIMIT_AS", 1 << 40), _limit("RLIMIT_FSIZE", 0), _limit("RLIMIT_CORE", 0)
     if all(limited):
         in_force |= Protection.limits
     if sys.platform != "linux":

@@ -4,21 +4,24 @@
 
 Decoders of pictures are where a hostile file meets code that is not memory-safe. Reading the source, the header and every limit stays here,
 in Python; what goes to `decode_child.py` is the part of the file that draws, and what comes back is bytes, whose number was known before.
-Each picture has a process of its own that ends with it, so that nothing of one is there when the next comes.
+Each picture has a process and a shared memory of its own that end with it, so that nothing of one is there when the next comes.
 
 A decoding that crashes, is killed, needs too much memory or too long, or answers nonsense is an ImageError of that picture and of no other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
+import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -30,13 +33,13 @@ from PIL import Image
 
 import vistune
 from vistune import media
-from vistune.decode_child import ENDED, MAX_TEXT_BYTES, NO_FORK, REASONS, REPLY, Protection, request_of, strips
+from vistune.decode_child import ENDED, MAX_TEXT_BYTES, NO_FORK, NO_MEMORY, REASONS, REPLY, Protection, request_of
 from vistune.errors import ImageError, OutOfMemory, UsageError
 from vistune.image_headers import ImageHeader
 from vistune.media import DEFAULT_LIMITS, ImageLimits
 from vistune.types import ImageSource
 
-WALL_FACTOR = 4
+WALL_FACTOR = 5
 """A decoding may take so many times its processor time by the clock, because others want the processor too."""
 START_SECONDS = 30.0
 _CHILD = "import sys; sys.path += sys.argv[4:]; from vistune.decode_child import main; main()"
@@ -52,7 +55,7 @@ class DecodePool:
         processes: pictures that are decoded at once; others wait in the order in which they came.
         limits: of pictures, where `open_image` is not given others.
         seconds: of processor time for one picture (rounded up to whole ones). By the clock it may take `WALL_FACTOR` times as long.
-        memory_bytes: address space of one decoding, about 70 MB of which the interpreter has.
+        memory_bytes: address space of one decoding besides the picture itself; about 70 MB of it are the interpreter's.
 
     Raises:
         OutOfMemory: no decoder could be started.
@@ -191,50 +194,35 @@ class _Decoder:
     def decode(self, header: ImageHeader) -> Image.Image:
         """The picture, by a process of its own. Unless that ended in good order, so does this decoder."""
         assert self.protections is not None  # it is ready
-        deadline = time.monotonic() + self._seconds
-        picture: Image.Image | None = None
-        refused: ImageError | None = None
+        request = request_of(header)
+        width, height = header.upright_size
         try:
-            with _request_line(self._control) as line:
-                line.settimeout(self._seconds)
-                line.sendall(request_of(header))
-                picture = _reply(line, header.upright_size, deadline)
-        except ImageError as error:
-            refused = error
-        except TimeoutError:
-            self._kill()
-            raise _took_too_long() from None
-        except MemoryError:  # ours: the picture does not fit beside the others
-            self._kill()
-            raise _needs_too_much() from None
-        except _NonsenseError:
-            self._kill()
-            raise _died(header) from None
-        except OSError:
-            pass  # it broke off; how it ended says why
-        status = self._ended(deadline)
+            with _shared_memory(len(request) + REPLY.size + max(3 * width * height, MAX_TEXT_BYTES)) as (descriptor, memory):
+                memory[: len(request)] = request
+                status = self._run(descriptor)
+                if status == 0:
+                    return _picture(memory, len(request), header)
+        except (MemoryError, OSError) as error:  # ours: the picture does not fit beside the others
+            raise ImageError("memory", NO_MEMORY) from error
         if status == NO_FORK:
-            raise _needs_too_much()
-        if status == -signal.SIGXCPU or status == _LATE:
-            raise _took_too_long()
-        if status != 0 or (picture is None and refused is None):
-            raise _died(header)
-        if refused is not None:
-            raise refused
-        assert picture is not None
-        return picture
+            raise ImageError("memory", NO_MEMORY)
+        if status in (-signal.SIGXCPU, _LATE):
+            raise ImageError("time", "decoding it takes too long; save it again with an image editor")
+        raise _died(header)
 
-    def _ended(self, deadline: float) -> int:
-        """How the decoding ended, which it has then; `_LATE` or `_GONE` if the decoder had to be killed or was."""
+    def _run(self, descriptor: int) -> int:
+        """How a decoding of this memory ended, which it has then; `_LATE` or `_GONE` if the decoder had to be killed, or was."""
         try:
-            status, peak = ENDED.unpack(_received(self._control, ENDED.size, deadline))
+            self._control.settimeout(self._seconds)
+            socket.send_fds(self._control, [b"\0"], [descriptor])
+            told = self._control.recv(ENDED.size, socket.MSG_WAITALL)
+            status, self.peak_bytes = ENDED.unpack(told)
         except TimeoutError:
             self._kill()
             return _LATE
-        except (_NonsenseError, OSError):
+        except (OSError, struct.error):
             self._kill()
             return _GONE
-        self.peak_bytes = peak
         return status
 
     def _kill(self) -> None:
@@ -257,62 +245,35 @@ class _Decoder:
 _LATE, _GONE = 1000, 1001  # no exit status
 
 
-class _NonsenseError(Exception):
-    """A reply that is none."""
-
-
 @contextmanager
-def _request_line(control: socket.socket) -> Iterator[socket.socket]:
-    """Our end of a new line whose other end only the next decoding has."""
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            socket.send_fds(control, [b"\0"], [theirs.fileno()])
-        yield ours
+def _shared_memory(count: int) -> Iterator[tuple[int, memoryview]]:
+    """Zeros that another process may write to, and their descriptor. They cannot be made fewer while they are read here."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, count)
+        if sys.platform == "linux":
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        with mmap.mmap(descriptor, count) as mapped, memoryview(mapped) as memory:
+            yield descriptor, memory
+    finally:
+        os.close(descriptor)
 
 
-def _reply(line: socket.socket, size: tuple[int, int], deadline: float) -> Image.Image:
-    """The picture that was sent back, if it has the size that its header promised and not a byte more or less. Raises what refused it."""
-    kind, first, second = REPLY.unpack(_received(line, REPLY.size, deadline))
-    if kind == 0 and (first, second) == size:
-        picture = Image.new("RGB", size)
-        for top, rows in strips(size):
-            strip = _received(line, 3 * size[0] * rows, deadline)
-            picture.paste(Image.frombytes("RGB", (size[0], rows), strip), (0, top))
-        _check_end(line, deadline)
-        return picture
-    if 1 <= kind <= len(REASONS) and first <= MAX_TEXT_BYTES and second == 0:
-        text = _received(line, first, deadline).decode(errors="replace")
-        _check_end(line, deadline)
-        raise ImageError(REASONS[kind - 1], text if text and text.isprintable() else "it cannot be decoded")
-    raise _NonsenseError
-
-
-def _check_end(line: socket.socket, deadline: float) -> None:
-    line.settimeout(max(deadline - time.monotonic(), 0.001))
-    if line.recv(1):
-        raise _NonsenseError
-
-
-def _received(line: socket.socket, count: int, deadline: float) -> bytearray:
-    """Exactly so many bytes. Raises TimeoutError, and ConnectionError if they do not come."""
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        line.settimeout(max(deadline - time.monotonic(), 0.001))
-        got = line.recv_into(view)
-        if not got:
-            raise ConnectionError
-        view = view[got:]
-    return data
-
-
-def _took_too_long() -> ImageError:
-    return ImageError("time", "decoding it takes too long; save it again with an image editor")
-
-
-def _needs_too_much() -> ImageError:
-    return ImageError("memory", "there is not enough memory to decode it; scale it down")
+def _picture(memory: memoryview, reply_at: int, header: ImageHeader) -> Image.Image:
+    """The picture that was written, if it has the size that its header promised. Raises what refused it."""
+    kind, first, second = REPLY.unpack_from(memory, reply_at)
+    content_at, size = reply_at + REPLY.size, header.upright_size
+    if kind == 1 and (first, second) == size:
+        with memory[content_at : content_at + 3 * first * second] as pixels:
+            return Image.frombytes("RGB", size, pixels)  # type: ignore[arg-type]  (any buffer will do)
+    if 2 <= kind < 2 + len(REASONS) and first <= MAX_TEXT_BYTES and second == 0:
+        text = bytes(memory[content_at : content_at + first]).decode(errors="replace")
+        raise ImageError(REASONS[kind - 2], text if text and text.isprintable() else "it cannot be decoded")
+    raise _died(header)
 
 
 def _died(header: ImageHeader) -> ImageError:
