@@ -65,6 +65,7 @@ REDIRECTS = {
     "300": (300, "http://ok.test/picture"),
     "304": (304, "http://ok.test/picture"),
     "305 to a proxy": (305, "http://127.0.0.1/"),
+    "305 to a picture": (305, "http://ok.test/picture"),
 }
 """Each as (status, Location) of the answer at `HERE`."""
 

@@ -277,6 +277,12 @@ def test_a_picture_may_have_as_many_bytes_as_allowed_and_not_one_more(make: Call
         web.fetch(HERE, max_bytes=len(PICTURE) - 1)
 
 
+@pytest.mark.parametrize(("case", "reason"), [("announced too long", "too large"), ("a header without end", "buffer too long")])
+def test_what_is_too_long_is_left_before_its_end(case: str, reason: str):
+    with pytest.raises(NotFetched, match=reason):
+        Web(pages={HERE: lambda reader: reader.feed_data(ANSWERS[case])}).fetch(HERE, seconds=5.0)
+
+
 def test_an_endless_page_is_left_at_its_first_bytes():
     web = Web(pages={HERE: answer(b"<html>" + b"x" * 10**6)})
 
@@ -410,7 +416,13 @@ def test_no_place_is_kept_while_a_failure_waits():
 
 def test_with_hosts_named_no_other_is_fetched_from_not_even_by_a_redirect():
     web = Web(pages={HERE: answer(PICTURE), "http://a.ok.test/": answer(status=302, Location="http://other.test/")})
-    web.names |= {"a.ok.test": [[PUBLIC]], "other.test": [[PUBLIC]], "notok.test": [[PUBLIC]], "inside.ok.test": [["10.0.0.1"]]}
+    web.names |= {
+        "a.ok.test": [[PUBLIC]],
+        "b.ok.test": [[PUBLIC]],
+        "other.test": [[PUBLIC]],
+        "notok.test": [[PUBLIC]],
+        "inside.ok.test": [["10.0.0.1"]],
+    }
     web.pages |= {f"http://{host}/": answer(PICTURE) for host in ("ok.test", "notok.test", "other.test", "b.ok.test", PUBLIC)}
     assert web.fetch("http://ok.test/", hosts=("ok.test",)) == PICTURE
     assert web.fetch(f"http://{PUBLIC}/", hosts=("ok.test", PUBLIC)) == PICTURE
@@ -418,7 +430,12 @@ def test_with_hosts_named_no_other_is_fetched_from_not_even_by_a_redirect():
     for address in ("http://other.test/", "http://notok.test/", f"http://{PUBLIC}/", "http://ok.test/", "http://inside.ok.test/"):
         with pytest.raises(NotFetched):
             web.fetch(address, hosts=(".ok.test",))
+    for address in ("http://notok.test/", "http://b.ok.test/"):
+        with pytest.raises(NotFetched):
+            web.fetch(address, hosts=("ok.test",))
     assert len(web.connections) == num_connections
+    assert web.fetch("http://b.ok.test/", hosts=(".ok.test",)) == PICTURE
+    num_connections += 1
     with pytest.raises(NotFetched):
         web.fetch("http://a.ok.test/", hosts=(".ok.test",))
     assert len(web.connections) == num_connections + 1
