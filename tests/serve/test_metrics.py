@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,15 @@ def test_what_an_engine_counts_is_shown_once_however_many_names_it_has():
         "images_encoded_total": 5, "kv_bytes": 1 << 20, "kept_prefixes": 4, "prefix_hit_ratio": 0.6,
     }  # fmt: skip
     assert {labels for labels, _ in engine.values()} == {frozenset({("model", "one")})}
+
+
+def test_the_documentation_names_every_metric():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    with live(ScriptedChatModel(fine)) as server:
+        families = list(text_string_to_metric_families(server.get("/metrics").text))
+    names = [family.name.removeprefix("vistune_engine").removeprefix("vistune") for family in families if family.name.startswith("vistune")]
+    assert len(names) > 20
+    assert not [name for name in names if name not in page]
 
 
 def test_our_engine_counts_what_the_page_asks_for_and_says_whether_it_lives():
