@@ -5,6 +5,7 @@ Nightly: they are installed from the package registries first, and skipped where
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -57,7 +58,7 @@ def gaps_between_pieces(command: list[str], folder: Path, server: Live) -> tuple
             printed += piece
             times.append(time.monotonic())
     assert process.returncode == 0
-    return printed.decode(), [after - before for before, after in zip(times, times[1:], strict=False)]
+    return printed.decode(), [after - before for before, after in itertools.pairwise(times)]
 
 
 def check(printed: str, gaps: list[float], model: ScriptedChatModel) -> None:
