@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vistune.errors import OutOfMemory, UsageError
+from vistune.model.decoder import Planes
 
 # L layers · H key-value heads · C capacity in tokens · N new tokens · E head width
 
@@ -157,8 +158,8 @@ def _capacity_for(sequence: KVSequence, tokens: int) -> int:
 class KVView:
     """The sequences of one ragged batch: what the model is given as `kv`.
 
-    A forward pass calls `prepare` once, `append` once per layer and sequence, and `commit` at the end; if it fails in between,
-    the sequences are as they were.
+    A forward pass calls `prepare` once, `append` once per layer and sequence (or `planes` once), and `commit` at the end; if it fails
+    in between, the sequences are as they were.
     """
 
     arena: KVArena
@@ -184,6 +185,22 @@ class KVView:
         stored_keys[:, sequence.length : end] = keys
         stored_values[:, sequence.length : end] = values
         return stored_keys[:, :end], stored_values[:, :end]
+
+    def planes(self, new_tokens: Sequence[int]) -> list[Planes]:
+        """After `prepare`: every sequence's place for its new tokens, and its keys and values with them, in every layer."""
+        planes = []
+        for sequence, new in zip(self.sequences, new_tokens, strict=True):
+            storage, past = sequence.storage, sequence.length
+            assert storage is not None
+            planes.append(
+                Planes(
+                    past,
+                    slots=storage[:, :, :, past : past + new].unbind(0),
+                    keys=storage[:, 0:1, :, : past + new].unbind(0),
+                    values=storage[:, 1:2, :, : past + new].unbind(0),
+                )
+            )
+        return planes
 
     def commit(self, new_tokens: Sequence[int]) -> None:
         """Counts the new tokens as past, after all layers have stored them."""

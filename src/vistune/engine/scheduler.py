@@ -118,6 +118,7 @@ class Scheduler:
         self, model: Llava, processor: Processor, *, max_sequences: int, prefill_tokens: int, kv_bytes: int | None, deterministic: bool
     ):
         self._model, self._processor = model, processor
+        self._layers = model.layers_for_inference(deterministic=deterministic)
         self._max_sequences, self._prefill_tokens, self._deterministic = max_sequences, prefill_tokens, deterministic
         self.arena = KVArena(KVShape.of(model.config.text_config), dtype=model.dtype, device=model.device, max_bytes=kv_bytes)
         self.cache = PrefixCache(self.arena)
@@ -367,9 +368,10 @@ class Scheduler:
         view = self.arena.view([part.running.sequence for part in parts])
         # A pass without wanted rows only fills the arena, but the last layer is pruned to at least one row.
         select = torch.tensor(selected or [len(ids) - 1], device=self._model.device)
-        with torch.inference_mode(), self._arithmetic():
-            hidden = self._model.hidden_states(batch, select=select, kv=view, embeddings=self._embeddings(parts))
-            return self._model.logits(hidden)[: len(selected)]
+        with torch.inference_mode():
+            embeddings = self._embeddings(parts)
+            hidden = self._model.hidden_states(batch, select=select, kv=view, embeddings=embeddings, layers=self._layers)
+            return self._layers.logits(hidden[: len(selected)])
 
     def _embeddings(self, parts: list[Part]) -> Tensor:
         pieces = []

@@ -7,7 +7,7 @@ folder's list of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from itertools import pairwise
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vistune.errors import ImageCountError, UsageError
 from vistune.model.backbones import check_language_model
 from vistune.model.config import ModelConfig
+from vistune.model.decoder import DecoderLayers, KeyValuePlanes
 from vistune.model.images import ImageLayout, image_layout
 from vistune.model.inputs import IGNORE_INDEX, RaggedBatch
 from vistune.model.loss import linear_cross_entropy_sum
@@ -32,12 +33,8 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
-class KeyValueView(KeyValues, Protocol):
+class KeyValueView(KeyValues, KeyValuePlanes, Protocol):
     """What `kv=` takes: `engine.kv_cache.KVView`."""
-
-    def prepare(self, new_tokens: Sequence[int]) -> None: ...
-
-    def commit(self, new_tokens: Sequence[int]) -> None: ...
 
 
 def _steady_inference(method: Callable[Params, Result]) -> Callable[Params, Result]:
@@ -193,9 +190,20 @@ class Llava(nn.Module):
         token_embeds = self.causal_lm.get_input_embeddings()(batch.input_ids.masked_fill(batch.image_mask, 0))
         return token_embeds if image_embeds is None else token_embeds.index_put((placeholders,), image_embeds.to(token_embeds.dtype))
 
-    @_steady_inference
+    def layers_for_inference(self, *, deterministic: bool = False) -> DecoderLayers:
+        """The language model's layers, laid out for many quick passes (`model/decoder.py`); they do not hear of later training."""
+        steady = self.dtype == torch.float32 and self.device.type == "cpu"  # as `default_arithmetic`
+        arithmetic = "tiles" if deterministic else "steady" if steady else "plain"
+        return DecoderLayers(self.causal_lm, sequential_block=self.sequential_block, arithmetic=arithmetic)
+
     def hidden_states(
-        self, batch: RaggedBatch, *, select: Tensor | None = None, kv: KeyValueView | None = None, embeddings: Tensor | None = None
+        self,
+        batch: RaggedBatch,
+        *,
+        select: Tensor | None = None,
+        kv: KeyValueView | None = None,
+        embeddings: Tensor | None = None,
+        layers: DecoderLayers | None = None,
     ) -> Tensor:
         """States after the final norm at the rows `select`, or at all rows. [n, D].
 
@@ -203,7 +211,18 @@ class Llava(nn.Module):
             select: ascending rows of the batch. The last layer then runs its queries and MLP on these rows only; the result is the same.
             kv: earlier tokens of each sequence (`engine.kv_cache.KVArena.view`); the batch's rows are the tokens after them.
             embeddings: `input_embeddings` of these rows, made before: a long prompt with images is embedded once and read in chunks.
+            layers: `layers_for_inference`, to run instead of the modules; needs `kv`.
         """
+        if layers is None or kv is None:
+            return self._states_of_modules(batch, select=select, kv=kv, embeddings=embeddings)
+        embeddings = self.input_embeddings(batch) if embeddings is None else embeddings
+        rows = torch.arange(len(embeddings), device=embeddings.device) if select is None else select
+        return layers.hidden_states(embeddings, batch.position_ids, batch.lengths, kv, rows)
+
+    @_steady_inference
+    def _states_of_modules(
+        self, batch: RaggedBatch, *, select: Tensor | None, kv: KeyValueView | None, embeddings: Tensor | None
+    ) -> Tensor:
         hidden = (self.input_embeddings(batch) if embeddings is None else embeddings)[None]
         position_ids = batch.position_ids[None]
         decoder = self.causal_lm.model

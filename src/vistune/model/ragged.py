@@ -103,7 +103,7 @@ def ragged_attention(
         else:
             positions = [rows[at] - start + past for at in at_rows[index]]
         if positions:
-            outputs.append(_attend(queries, keys, values, positions, scaling=scaling, sliding_window=sliding_window))
+            outputs.append(attend(queries, keys, values, positions, scaling=scaling, sliding_window=sliding_window))
     output = torch.cat(outputs, dim=2) if outputs else query
     return output.transpose(1, 2).contiguous(), None
 
@@ -131,7 +131,7 @@ def _bounds(rows: Sequence[int], start: int, end: int) -> tuple[int, int]:
     return bisect_left(rows, start), bisect_left(rows, end)
 
 
-def _attend(
+def attend(
     query: Tensor, key: Tensor, value: Tensor, positions: Sequence[int], *, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
     """One sequence: queries [1, H, N, E] at ascending `positions` over keys [1, H / G, K, E] from position 0 on."""
@@ -303,7 +303,8 @@ def _steady_sigmoid(input: Tensor) -> Tensor:
     return torch.exp(-_wide(input)).add_(1).reciprocal_().to(input.dtype)
 
 
-def _steady_silu(input: Tensor, inplace: bool = False) -> Tensor:
+def steady_silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """SiLU made of operations that are the same for every element, wherever it stands."""
     return (_wide(input) / torch.exp(-_wide(input)).add_(1)).to(input.dtype)
 
 
@@ -320,7 +321,7 @@ def _wide(input: Tensor) -> Tensor:
 
 
 _STEADY_ACTIVATIONS: dict[Any, Any] = {
-    F.silu: _steady_silu,
+    F.silu: steady_silu,
     F.gelu: _steady_gelu,
     torch.sigmoid: _steady_sigmoid,
     Tensor.sigmoid: _steady_sigmoid,
