@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -202,6 +203,36 @@ def test_extreme_temperatures_still_draw_a_token(temperature: float):
     sampler = Sampler(SamplingParams(temperature=temperature, seed=0))
     draws = {sampler.draw(torch.tensor([1.0, 2.0, 500.0])) for _ in range(100)}
     assert draws == ({2} if temperature < 1 else {0, 1, 2})
+
+
+def test_top_k_and_min_p_keep_only_the_likeliest():
+    logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    for asked, kept in (({"top_k": 1}, {1}), ({"top_k": 3}, {1, 3, 2}), ({"min_p": 0.4}, {1, 3}), ({"min_p": 1.0}, {1})):
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=0, **asked))  # type: ignore[arg-type]
+        assert {sampler.draw(logits) for _ in range(300)} == kept
+    both = Sampler(SamplingParams(temperature=1.0, seed=0, top_k=3, top_p=0.6, min_p=0.1))
+    assert {both.draw(logits) for _ in range(300)} == {1, 3}
+    many = Sampler(SamplingParams(temperature=1.0, seed=0, top_k=400))
+    assert 256 < len({many.draw(torch.zeros(1000)) for _ in range(3000)}) <= 400
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-3])
+def test_penalties_are_taken_off_what_the_reply_has_already(temperature: float):
+    logits = torch.tensor([0.0, 1.0, 1.9])
+    params = SamplingParams(temperature=temperature, seed=0)
+    frequency = Sampler(dataclasses.replace(params, frequency_penalty=0.5))
+    assert [frequency.draw(logits) for _ in range(5)] == [2, 2, 1, 2, 1]  # 1.9, 1.4, then 0.9 against 1.0, ...
+    presence = Sampler(dataclasses.replace(params, presence_penalty=1.2))
+    assert [presence.draw(logits) for _ in range(4)] == [2, 1, 2, 2]  # once for all
+    liked = Sampler(dataclasses.replace(params, frequency_penalty=-2.0, logit_bias=((0, 2.0),)))
+    assert [liked.draw(logits) for _ in range(3)] == [0, 0, 0]
+    assert logits.tolist() == [0.0, 1.0, pytest.approx(1.9)]
+
+
+def test_a_bias_is_added_for_each_token_that_it_names():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    assert Sampler(SamplingParams(logit_bias=((2, -100.0), (0, 0.5)))).draw(logits) == 1
+    assert Sampler(SamplingParams(logit_bias=((0, 100.0),))).draw(logits) == 0
 
 
 def test_seeds_repeat_and_large_ones_are_taken():

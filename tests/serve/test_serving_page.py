@@ -23,8 +23,8 @@ from vistune.types import ImagePart
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
-PROGRAMS = [text for language, text in BLOCKS if language == "python" and "langchain" not in text]
-"""The programs that need nothing but vistune's own packages; test_other_clients.py runs the others."""
+PROGRAMS = [text for language, text in BLOCKS if language == "python" and "langchain" not in text and "pydantic" not in text]
+"""The programs that need nothing but vistune's own packages; test_other_clients.py and test_response_format.py run the others."""
 
 
 @pytest.fixture
