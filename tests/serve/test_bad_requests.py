@@ -73,6 +73,7 @@ def with_field(text: str) -> bytes:
         with_field('"temperature": Infinity'),
         with_field('"temperature": -Infinity'),
         with_field('"seed": ' + "9" * 5000),
+        with_field('"unknown": [' + "9" * 101 + "]"),
         with_field('"n": 1, "n": 2'),
         with_field('"logit_bias": {"1": NaN}'),
         with_field('"logit_bias": {"1": 1, "1": 2}'),
