@@ -41,7 +41,7 @@ def conversation(*addresses: str, sources: PictureSources) -> Conversation:
 
 def read(*addresses: str, web: Web, hold: Callable[[int], None] = lambda size: None, **policy: Any) -> Conversation:
     sources = PictureSources(web=web.fetcher(**policy))
-    return asyncio.run(fetched(conversation(*addresses, sources=sources), sources, DEFAULT_LIMITS, hold))
+    return asyncio.run(asyncio.wait_for(fetched(conversation(*addresses, sources=sources), sources, DEFAULT_LIMITS, hold), 20))
 
 
 def test_pictures_take_the_places_of_their_addresses():
@@ -97,7 +97,7 @@ def test_the_bytes_of_fetched_pictures_are_held_by_the_house():
 def test_one_picture_that_cannot_be_had_ends_the_others():
     web = Web(pages={HERE: lambda reader: None})
     with pytest.raises(ApiError):
-        read(HERE, "http://127.0.0.1/", web=web)
+        read(HERE, "http://127.0.0.1/", web=web, seconds=60.0)
     assert len(web.connections) == 1
     assert web.num_open == 0
 
@@ -209,7 +209,7 @@ def test_unless_it_was_told_otherwise_the_server_fetches_nothing(monkeypatch: py
 
 def test_when_the_client_goes_the_connection_for_its_picture_is_closed():
     web = Web(pages={HERE: drip})
-    with serving(PictureSources(web=web.fetcher())) as (server, model):
+    with serving(PictureSources(web=web.fetcher(seconds=60.0))) as (server, model):
         body = json.dumps(of_picture(HERE)).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
