@@ -230,8 +230,8 @@ def mutated(generator: random.Random, bodies: list[bytes]) -> bytes:
             case 5:
                 data[place : place + 4] = generator.choice(_PIECES)
             case _:  # a letter for a letter: what is still a request, another one
-                letters = [index for index, byte in enumerate(data) if chr(byte).isalnum()]
-                data[generator.choice(letters)] = generator.choice(b"0123456789abcxyz")
+                if letters := [index for index, byte in enumerate(data) if chr(byte).isalnum()]:
+                    data[generator.choice(letters)] = generator.choice(b"0123456789abcxyz")
     return bytes(data)
 
 

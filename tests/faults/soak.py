@@ -31,7 +31,7 @@ from tests.faults.serve_traffic import (
     raw_requests,
     shown,
 )
-from tests.faults.tiny_server import Options, TinyServer, assert_clean, tiny_server
+from tests.faults.tiny_server import Options, TinyServer, Weight, assert_clean, tiny_server
 from tests.serve.live import png
 
 CLIENTS = 4
@@ -54,13 +54,15 @@ class Soaked:
     statuses: dict[int, int]
     samples: list[Sample]
     slope: float
+    before: Weight
+    after: Weight
 
     def __str__(self) -> str:
         first, last = self.samples[0], self.samples[-1]
         return (
             f"{sum(self.statuses.values())} requests in {last.minutes:.1f} minutes, {dict(sorted(self.statuses.items()))}; memory "
             f"{first.memory:.1f} → {last.memory:.1f} MiB, slope {self.slope:+.1f} MiB an hour; descriptors {first.descriptors} → "
-            f"{last.descriptors}, threads {first.threads} → {last.threads}"
+            f"{last.descriptors}, threads {first.threads} → {last.threads}; with the heap trimmed {self.before} → {self.after}"
         )
 
 
@@ -68,6 +70,7 @@ def soak(minutes: float, server: TinyServer, *, seed: int = 19) -> Soaked:
     """Keeps a server under `CLIENTS` clients, which stop at the first thing that is wrong."""
     statuses: Counter[int] = Counter()
     samples: list[Sample] = []
+    before: Weight | None = None
     began = time.monotonic()
 
     def sample() -> Sample:
@@ -78,6 +81,8 @@ def soak(minutes: float, server: TinyServer, *, seed: int = 19) -> Soaked:
         clients = [pool.submit(_client, server, random.Random(seed + number), began + 60 * minutes, statuses) for number in range(CLIENTS)]
         while not wait(clients, timeout=min(60, 2 * minutes), return_when=FIRST_EXCEPTION).done:
             print(f"{sample()} {dict(statuses)}", flush=True)
+            if before is None and samples[-1].minutes > minutes / 6:
+                before = server.weighed()
     for client in clients:
         client.result()
     server.settled()
@@ -85,7 +90,9 @@ def soak(minutes: float, server: TinyServer, *, seed: int = 19) -> Soaked:
     assert server.alive()
     assert_clean(server)
     warm = [sample for sample in samples if sample.minutes > minutes / 6]
-    return Soaked(dict(statuses), warm, 60 * _slope([(sample.minutes, sample.memory) for sample in warm]))
+    slope = 60 * _slope([(sample.minutes, sample.memory) for sample in warm])
+    after = server.weighed()
+    return Soaked(dict(statuses), warm, slope, before or after, after)
 
 
 def _slope(points: list[tuple[float, float]]) -> float:

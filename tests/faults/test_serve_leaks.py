@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.faults.serve_traffic import CHAT, JSON, ask, exchange, fixed_texts, forms, json_seeds, oversized, raw_requests, request, shown
-from tests.faults.tiny_server import CANARY, Options, TinyServer, assert_clean, faults_of_a_log_line, faults_of_an_answer, tiny_server
+from tests.faults.tiny_server import CANARY, MIB, Options, TinyServer, assert_clean, faults_of_a_log_line, faults_of_an_answer, tiny_server
 from tests.serve.live import data_address, png
 
 from hostile_images import FAMILIES, make
@@ -17,6 +18,13 @@ TEXTS = fixed_texts()
 
 
 # --- S17: errors --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[TinyServer]:
+    """One whose bodies may be as large as the largest of the pictures, which its own limits must then refuse."""
+    with tiny_server(Options(body_bytes=64 * MIB)) as running:
+        yield running
 
 
 def ask_about(server: TinyServer, file: bytes) -> int:
@@ -32,21 +40,21 @@ def ask_about(server: TinyServer, file: bytes) -> int:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_five_hundred_hostile_pictures_are_answered_in_the_servers_words(server: TinyServer, family: str, tmp_path: Path):
+def test_five_hundred_hostile_pictures_are_answered_in_the_servers_words(roomy: TinyServer, family: str, tmp_path: Path):
     found: dict[int, int] = {}
     for case in make(family, tmp_path):
         if isinstance(case.source, bytes):
-            status = ask_about(server, case.source)
+            status = ask_about(roomy, case.source)
         else:  # an address, or a path, which a client has no business to name
             address = str(case.source)
-            response = server.post(ask([{"type": "image_url", "image_url": {"url": address}}], max_tokens=1))
+            response = roomy.post(ask([{"type": "image_url", "image_url": {"url": address}}], max_tokens=1))
             status = response.status_code
             assert status in (200, 400), (case.name, response.text)
             assert status == 400 or address.lstrip().lower().startswith("data:"), case.name
         found[status] = found.get(status, 0) + 1
     print(f"\nS17, {family}: {found}")
-    server.settled()
-    assert_clean(server)
+    roomy.settled()
+    assert_clean(roomy)
 
 
 def test_a_few_hostile_pictures_are_answered_in_the_servers_words(server: TinyServer, tmp_path: Path):

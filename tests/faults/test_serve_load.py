@@ -96,7 +96,7 @@ def typical(server: TinyServer, times: int) -> list[float]:
     seconds = []
     for _ in range(times):
         started = time.monotonic()
-        assert server.post(ask(max_tokens=8)).status_code == 200
+        assert server.post(ask(max_tokens=8), timeout=PATIENCE).status_code == 200
         seconds.append(time.monotonic() - started)
     return seconds
 
@@ -208,7 +208,8 @@ def test_who_leaves_the_queue_is_never_begun():
 @pytest.mark.timeout(1800)
 def test_at_the_first_signal_a_hundred_replies_are_finished_and_nobody_else_begins():
     with tiny_server(Options(step_seconds=0.01, max_running=16, max_queue=100, grace=PATIENCE)) as server, ThreadPoolExecutor(120) as pool:
-        under_way = [pool.submit(server.post, ask(f"Question {number}", max_tokens=60, stream=number % 2 == 0)) for number in range(100)]
+        bodies = [ask(f"Question {number}", max_tokens=60, stream=number % 2 == 0) for number in range(100)]
+        under_way = [pool.submit(server.post, body, timeout=PATIENCE) for body in bodies]
         until(lambda: server.admitted() == 100, seconds=PATIENCE)
         server.child.send_signal(signal.SIGTERM)
         until(lambda: server.get("/health/ready").status_code == 503, seconds=PATIENCE)

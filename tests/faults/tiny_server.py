@@ -10,6 +10,8 @@ At its end everything that it answered with an error and everything that it logg
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import re
@@ -72,6 +74,14 @@ class State:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """Resident memory in MiB, and how many objects Python's collector knows."""
+
+    memory: float
+    objects: int
+
+
+@dataclass(frozen=True)
 class TinyServer(Served):
     """A running one. `refusals` are the bodies of all its errors that `note` was told of."""
 
@@ -92,12 +102,20 @@ class TinyServer(Served):
         return response
 
     def state(self) -> State:
+        return State(**self._asked("state"))
+
+    def weighed(self) -> Weight:
+        """What it holds after everything was given back that can be: what is left of growth then is no hole in the heap."""
+        objects = self._asked("weigh")["objects"]
+        return Weight(self.memory(), objects)
+
+    def _asked(self, line: str) -> dict[str, int]:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         with self.lock:
-            self.child.stdin.write("state\n")
+            self.child.stdin.write(f"{line}\n")
             self.child.stdin.flush()
-            return State(**json.loads(self.child.stdout.readline()))
+            return json.loads(self.child.stdout.readline())
 
     def break_engine(self, how: Literal["die", "stick", "fail", "mend"]) -> None:
         """From the next step on the engine's thread ends, hangs, or fails at every step; `mend` undoes the last."""
@@ -216,6 +234,13 @@ def assert_clean(server: TinyServer) -> None:
 # --- the process itself -------------------------------------------------------------------------------------------------------------------
 
 
+def _given_back() -> int:
+    """Has Python and the heap give back what they can, and returns how many objects are left."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return len(gc.get_objects())
+
+
 def main(settings: str) -> None:
     read: dict[str, Any] = json.loads(settings)
     options = Options(**read | {"keys": tuple(read["keys"]), "hosts": read["hosts"] and tuple(read["hosts"])})
@@ -253,6 +278,9 @@ def main(settings: str) -> None:
             for line in sys.stdin:
                 if line.strip() in broken:
                     scheduler.step = broken[line.strip()]
+                    continue
+                if line.strip() == "weigh":
+                    print(json.dumps({"objects": _given_back()}), flush=True)
                     continue
                 counted = engine.counters()
                 said = {name: getattr(counted, name) for name in State.__dataclass_fields__ if name != "sequences"}
