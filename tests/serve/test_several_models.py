@@ -9,16 +9,18 @@ import pytest
 import torch
 from tests.checkpoint.test_adapters import small_adapter
 from tests.checkpoint.tiny import tiny_llava
-from tests.serve.live import Live, ask, data_address, live
+from tests.serve.live import Live, ask, data_address, live, png
 
 from vistune import cli_model
 from vistune.__main__ import main
+from vistune.chat_model import ScriptedChatModel
 from vistune.checkpoint.folder import save_model
 from vistune.engine.engine import Engine
 from vistune.engine.neighbours import DEFAULT_KV_BYTES
-from vistune.errors import CheckpointError, TensorError, UnknownName, UsageError
+from vistune.errors import CheckpointError, RemoteError, TensorError, UnknownName, UsageError
 from vistune.serve import server as serving
 from vistune.serve.api import Settings
+from vistune.serve.keys import ApiKeys
 from vistune.serve.roster import read_roster
 
 
@@ -114,3 +116,42 @@ def test_an_adapter_of_another_model_by_name_gets_a_note(folders: Path, capsys: 
         roster = read_roster([str(folders / base)], [f"poet={folders}/poet"], environment={})
         with cli_model.loaded_roster(roster, "float32", "cpu"):
             assert ("says that it was trained on '/elsewhere/llava'" in capsys.readouterr().err) is noted
+
+
+# --- a terminal at such a server ----------------------------------------------------------------------------------------------------------
+
+KEY = "sk-canary-0123456789"
+
+
+@pytest.fixture
+def others_server() -> Iterator[Live]:
+    models = {name: ScriptedChatModel(lambda conversation, _, name=name: f"{name}: {len(conversation.images)}") for name in ("one", "two")}
+    with live(models, Settings(keys=ApiKeys([KEY]))) as running:
+        yield running
+
+
+def test_the_terminal_talks_to_a_model_of_a_server(
+    others_server: Live, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "a.png").write_bytes(png())
+    monkeypatch.setenv("THE_KEY", KEY)
+    there = ["chat", "--server", f"{others_server.address}/v1", "--key-from", "THE_KEY", str(tmp_path / "a.png"), "What?"]
+    assert main(there) == 0
+    assert main([*there, "-m", "two"]) == 0
+    assert capsys.readouterr().out == "one: 1\ntwo: 1\n"
+    assert main([*there, "-m", "three"]) == UnknownName.exit_code
+    assert "Known: one, two" in capsys.readouterr().err
+
+
+def test_a_server_that_cannot_be_talked_to_says_why(others_server: Live, capsys: pytest.CaptureFixture[str]):
+    for arguments, code, complaint in (
+        (["--server", f"{others_server.address}/v1"], RemoteError.exit_code, "--key-from VARIABLE"),
+        (["--server", f"{others_server.address}/web"], RemoteError.exit_code, "does not list its models"),
+        (["--server", others_server.address], UsageError.exit_code, "/v1"),
+        (["--server", "127.0.0.1:8000/v1"], UsageError.exit_code, "is no address of a server"),
+        (["--server", f"{others_server.address}/v1", "--key-from", "NOT_THERE"], UsageError.exit_code, "NOT_THERE is not set"),
+        (["--server", f"{others_server.address}/v1", "--template", "vicuna_v1"], UsageError.exit_code, "weights on this machine"),
+        (["--key-from", "NOT_THERE"], UsageError.exit_code, "--server"),
+    ):
+        assert main(["chat", *arguments, "Hi"]) == code
+        assert complaint in capsys.readouterr().err

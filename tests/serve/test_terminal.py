@@ -21,7 +21,9 @@ from PIL import Image
 
 from vistune.chat_model import BrokenReply, ScriptedChatModel
 from vistune.errors import ContextLengthError, ImageError, UnknownName, UsageError
+from vistune.serve.prompt import _completer
 from vistune.serve.terminal import (
+    Choice,
     TerminalChat,
     check_pictures,
     looks_like_picture,
@@ -53,7 +55,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def terminal(model: ScriptedChatModel, **options: Any) -> tuple[TerminalChat, io.StringIO, io.StringIO]:
+def terminal(model: ScriptedChatModel | Choice, **options: Any) -> tuple[TerminalChat, io.StringIO, io.StringIO]:
     out, notes = io.StringIO(), io.StringIO()
     return TerminalChat(model, params=SamplingParams(), out=out, notes=notes, **options), out, notes
 
@@ -253,20 +255,19 @@ def test_a_conversation_saves_as_markdown_and_refuses_other_suffixes(tmp_path: P
         save_conversation(Conversation(()), tmp_path / "talk.md")
 
 
-def test_tab_completes_commands_and_picture_paths(picture: Path):
+def test_tab_completes_commands_picture_paths_and_the_names_of_models(picture: Path):
     from prompt_toolkit.completion import CompleteEvent
     from prompt_toolkit.document import Document
-
-    from vistune.serve.terminal import _completer
 
     (picture.parent / "notes.txt").touch()
 
     def completions(text: str) -> list[str]:
-        return [each.text for each in _completer().get_completions(Document(text), CompleteEvent())]
+        return [each.text for each in _completer(["llava", "llama", "poet"]).get_completions(Document(text), CompleteEvent())]
 
     assert completions("/im") == ["/image"]
     assert completions(f"/image {picture.parent}{os.sep}") == ["a cat.png"]
     assert completions("what is /im") == []
+    assert completions("/model ll") == ["llava", "llama"]
 
 
 PTY_SCRIPT = """
@@ -275,7 +276,8 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # only a controlling terminal turns Ctrl-C
 sys.path.insert(0, {tests!r})
 from test_terminal import repeater
 from pathlib import Path
-from vistune.serve.terminal import TerminalChat, line_reader
+from vistune.serve.prompt import line_reader
+from vistune.serve.terminal import TerminalChat
 from vistune.types import SamplingParams
 with TerminalChat(repeater(pause=float(sys.argv[2])), params=SamplingParams(), output="markdown") as chat:
     chat.talk(line_reader(Path(sys.argv[1])))
@@ -348,3 +350,25 @@ def test_ctrl_c_at_a_real_terminal_stops_the_answer_and_asks_again(tmp_path: Pat
     keyboard.type("/quit\r")
     keyboard.wait_for("left politely")
     assert keyboard.close() == 0
+
+
+# --- several models -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_goes_on_with_another_model_of_the_server():
+    models = {name: ScriptedChatModel(lambda conversation, _, name=name: f"{name} {len(conversation.messages)}") for name in ("one", "two")}
+    chat, out, notes = terminal(Choice(tuple(models), "two", models.__getitem__))
+    with chat:
+        chat.talk(typed("Hi", "/model", "/model one", "And you?", "/model tow", "/model", "Still there?"))
+    assert out.getvalue() == "two 1\none 3\none 5\n"
+    said = notes.getvalue()
+    assert "  one\n* two\n" in said
+    assert "* one\n  two\n" in said
+    assert "Did you mean 'two'?" in said
+
+
+def test_without_a_server_there_is_one_model():
+    chat, _, notes = terminal(repeater())
+    with chat:
+        chat.talk(typed("/model other"))
+    assert "--server" in notes.getvalue()

@@ -130,18 +130,24 @@ def _is_address(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def _upstream(name: str, source: str, keys: MutableMapping[str, Secret]) -> UpstreamModel:
+def checked_address(source: str) -> urllib.parse.SplitResult:
+    """The parts of a server's address. Raises UsageError for one that cannot be used, with what to write instead."""
     try:
         parts = urllib.parse.urlsplit(source)
         usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable, parts = False, urllib.parse.urlsplit("")
-    if not usable or not source.isprintable() or any(character.isspace() or character == "\\" for character in source):
-        raise UsageError(f"{source!r} is no address; write NAME=http://host:port/v1, and #MODEL behind it for another name there.")
+    if not usable or not _is_address(source) or not source.isprintable() or any(each.isspace() or each == "\\" for each in source):
+        raise UsageError(f"{source!r} is no address of a server; one looks like http://host:port/v1")
     if parts.username is not None or parts.password is not None or parts.query:
-        raise UsageError("An address with a password or a query ends up in logs; give the server's key by --key-from NAME=VARIABLE.")
+        raise UsageError("An address with a password or a query ends up in logs; give the server's key by --key-from.")
     if parts.path in ("", "/"):
         raise UsageError(f"{source} has no path, and the API mostly lies at /v1: write {source.partition('#')[0].rstrip('/')}/v1")
+    return parts
+
+
+def _upstream(name: str, source: str, keys: MutableMapping[str, Secret]) -> UpstreamModel:
+    parts = checked_address(source)
     model = urllib.parse.unquote(parts.fragment) or name
     if not model:
         raise UsageError(f"What is the model at {source} called? Write NAME={source}, or {source}#MODEL.")

@@ -26,7 +26,6 @@ from vistune.errors import RemoteError, SaveError, UnknownName, UsageError, Vist
 from vistune.types import Conversation, ImagePart, ImageSource, Message, Part, Reply, SamplingParams, TextPart
 
 if TYPE_CHECKING:
-    from prompt_toolkit.completion import Completer
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from vistune.chat_model import ChatModel
@@ -38,11 +37,21 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", 
 
 COMMANDS = {
     "/image": "/image PATH…   talk about these pictures (starts a new conversation)",
+    "/model": "/model NAME    go on with another model of the server; without a name, list them",
     "/reset": "/reset         forget the conversation and its pictures",
     "/save": "/save FILE     write the conversation to FILE (.json or .md)",
     "/help": "/help          show this",
     "/quit": "/quit          leave (so does Ctrl-D); Ctrl-C stops an answer",
 }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The models that a conversation can be handed to: all by name, the one that it begins with, and how to get one."""
+
+    names: tuple[str, ...]
+    first: str
+    get: Callable[[str], ChatModel]
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,7 @@ class TerminalChat:
     """A conversation with a `ChatModel`, shown on `out` as it goes. A context manager: the model's event loop lives inside it.
 
     Args:
+        model: one model, or the choice among several.
         pictures: shown to the model with the first question.
         system: replaces the template's own system text; empty leaves it out; None keeps it.
         out, notes: where answers go, and where remarks about them go. A pipe gets only answers.
@@ -202,7 +212,7 @@ class TerminalChat:
 
     def __init__(
         self,
-        model: ChatModel,
+        model: ChatModel | Choice,
         *,
         params: SamplingParams,
         pictures: Sequence[ImageSource] = (),
@@ -211,7 +221,10 @@ class TerminalChat:
         out: TextIO | None = None,
         notes: TextIO | None = None,
     ):
-        self._model, self._params, self._output = model, params, output
+        self._choice = model if isinstance(model, Choice) else None
+        self._model = model.get(model.first) if isinstance(model, Choice) else model
+        self._called = model.first if isinstance(model, Choice) else ""
+        self._params, self._output = params, output
         self._out, self._notes = out or sys.stdout, notes or sys.stderr
         self._opening = Conversation((Message("system", (TextPart(system),)),) if system is not None else ())
         self._runner = asyncio.Runner()
@@ -221,6 +234,7 @@ class TerminalChat:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._leave()
         self._runner.close()
 
     def start_over(self, pictures: Sequence[ImageSource] = ()) -> None:
@@ -301,11 +315,31 @@ class TerminalChat:
         elif name == "/save":
             saved = save_conversation(self.conversation, _one_path(rest, COMMANDS["/save"]))
             self._note(f"Saved to {saved}.")
+        elif name == "/model":
+            self._choose(rest)
         elif name == "/image":
             pictures = _picture_paths(rest)
             check_pictures(pictures)
             self.start_over(pictures)
             self._note(f"Now talking about {', '.join(map(source_name, pictures))}.")
+
+    def _choose(self, name: str) -> None:
+        if self._choice is None:
+            raise UsageError("There is one model here; `vistune chat --server ADDRESS` talks to a server that may have several.")
+        if not name:
+            return self._note("\n".join(f"{'*' if each == self._called else ' '} {each}" for each in self._choice.names))
+        if name not in self._choice.names:
+            raise UnknownName("model at this server", name, self._choice.names)
+        self._leave()
+        self._model, self._called = self._choice.get(name), name
+        self._note(f"Now talking to {name}; the conversation goes on.")
+
+    def _leave(self) -> None:
+        """Closes the connections of a model that was made for this conversation."""
+        from vistune.chat_model import OpenAIChatModel
+
+        if self._choice is not None and isinstance(self._model, OpenAIChatModel):
+            self._runner.run(self._model.close())
 
     def _note(self, text: str) -> None:
         print(text, file=self._notes, flush=True)
@@ -331,7 +365,7 @@ def _picture_paths(text: str) -> tuple[ImageSource, ...]:
         raise UsageError(f"{text!r} cannot be read as paths ({error}); close the quote.") from None
 
 
-# --- saving and reading lines ---------------------------------------------------------------------------------------------------------
+# --- saving ----------------------------------------------------------------------------------------------------------------------------
 
 
 def save_conversation(conversation: Conversation, path: Path) -> Path:
@@ -369,39 +403,3 @@ def _message_json(message: Message) -> dict[str, Any]:
 def _message_markdown(message: Message) -> str:
     pictures = "".join(f"![]({source_name(image.source)})\n\n" for image in message.images)
     return f"**{message.role.capitalize()}**\n\n{pictures}{message.text.strip()}"
-
-
-def line_reader(history: Path) -> Callable[[], str]:
-    """A prompt with history across sessions, editing, and Tab completion of commands and of paths."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
-    from prompt_toolkit.output import create_output
-
-    history.parent.mkdir(parents=True, exist_ok=True)
-    session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)),
-        completer=_completer(),
-        complete_while_typing=False,
-        output=create_output(always_prefer_tty=True),  # the prompt stays on the terminal when answers are redirected to a file
-    )
-    return lambda: session.prompt("> ")
-
-
-def _completer() -> Completer:
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
-    from prompt_toolkit.document import Document
-
-    def fits_image(name: str) -> bool:
-        return os.path.isdir(name) or os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
-
-    paths = {"/image": PathCompleter(expanduser=True, file_filter=fits_image), "/save": PathCompleter(expanduser=True)}
-
-    class CommandCompleter(Completer):
-        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-            command, space, rest = document.text_before_cursor.partition(" ")
-            if space and command in paths:
-                yield from paths[command].get_completions(Document(rest), complete_event)
-            elif not space and command.startswith("/"):
-                yield from (Completion(name, start_position=-len(command)) for name in COMMANDS if name.startswith(command))
-
-    return CommandCompleter()
