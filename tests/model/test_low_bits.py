@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vistune.errors import UsageError
+from vistune.model import low_bits
 from vistune.model.llava import Llava
 from vistune.model.low_bits import GROUP, Bits, Int4Weight, Int8Weight, LowBitWeight, quantise_weights
 from vistune.model.ragged import fixed_row_tiles
@@ -119,3 +120,18 @@ def test_a_model_with_adapters_in_training_is_refused():
     model.language_model.peft_config = {}  # type: ignore[assignment]
     with pytest.raises(UsageError, match="adapters"):
         quantise_weights([model], "int8")
+
+
+def test_many_rows_are_multiplied_in_parts_by_what_few_rows_are(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    rows, original = torch.randn(20, 96).to(torch.bfloat16), torch.randn(192, 96)
+    monkeypatch.setattr(low_bits, "AT_ONCE", 96 * 80)  # parts of 80, 80 and 32 rows, or of 64
+    for kind in KINDS.values():
+        weight = kind(original)
+        torch.testing.assert_close(weight.times_many(rows), weight.times_few(rows), rtol=0.03, atol=0.05)
+
+
+def test_an_order_of_int4_weights_that_is_not_known_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(low_bits, "BLOCKS", (96,))
+    weight, rows = Int4Weight(torch.randn(192, 96)), torch.randn(200, 96).to(torch.bfloat16)
+    assert torch.equal(product(rows, weight), weight.times_few(rows))

@@ -28,6 +28,9 @@ Bits = Literal["int8", "int4"]
 GROUP = 32
 """int4 weights of a row that share a scale and a zero. Fewer would be better and larger; 32 are 5 bits a weight in all."""
 
+BLOCKS = (64, 32)
+"""Rows that the int4 kernel keeps together, with AVX-512 and with AVX2. In another order it is the only one that can read them."""
+
 AT_ONCE = 1 << 20
 """Weights that are made wide at once for many rows: few enough to stay in a cache."""
 
@@ -132,16 +135,39 @@ class Int4Weight(LowBitWeight):
         # [N, K / 2] uint8, in the order that this processor's kernel likes
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
         self.scales_and_zeros = torch.cat([scales, zeros], dim=2).transpose(0, 1).contiguous()  # [K / GROUP, N, 2]
+        self._block = next((block for block in BLOCKS if rows % block == 0 and torch.equal(self._numbers(block) + 8, numbers)), None)
 
     def times_few(self, rows: Tensor) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_zeros)
 
     def times_many(self, rows: Tensor) -> Tensor:
-        return self.times_few(rows)
+        block, columns = self._block, self.shape[1]
+        if block is None:
+            return self.times_few(rows)
+        output = rows.new_empty(len(rows), self.shape[0])
+        for part in _parts(self.shape, step=block):
+            numbers = self._turned(block, part).view(-1, columns // GROUP, GROUP, block)
+            scales, zeros = (
+                each.view(columns // GROUP, -1, 1, block).transpose(0, 1).contiguous() for each in self.scales_and_zeros[:, part].unbind(2)
+            )
+            wide = torch.addcmul(zeros, numbers.to(rows.dtype), scales)  # [blocks, K / GROUP, GROUP, block]
+            output[:, part] = rows @ wide.view(-1, columns, block).transpose(0, 1).reshape(columns, -1)
+        return output
 
     def wide(self) -> Tensor:
         # The order of `packed` is the kernel's own affair, so the kernel is asked: rows of the identity give the columns, exactly.
         return self.times_few(torch.eye(self.shape[1], dtype=torch.bfloat16)).float().t()
+
+    def _numbers(self, block: int) -> Tensor:
+        """[N, K], -8 to 7, if the rows lie in blocks of `block`."""
+        return self._turned(block, slice(None)).transpose(1, 2).reshape(self.shape)
+
+    def _turned(self, block: int, rows: slice) -> Tensor:
+        """-8 to 7 of these rows, column after column: [blocks, K, block] int8. A byte has numbers of two rows half a block apart."""
+        start, stop, _ = rows.indices(self.shape[0])
+        blocks = self.packed.view(-1, self.shape[1], block // 2)[start // block : stop // block]
+        signed = (blocks ^ 0x88).view(torch.int8)  # both halves as two's complement, so that shifting right keeps the sign
+        return torch.cat([(signed << 4) >> 4, signed >> 4], dim=2)
 
 
 def _parts(shape: torch.Size, *, step: int) -> Iterator[slice]:
