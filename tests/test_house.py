@@ -70,6 +70,7 @@ LIGHT_ROOMS |= {"__main__", "cli", "cli_data", "cli_eval", "cli_model", "cli_ser
 LIGHT_FILES = ("model/config.py", "model/backbones.py", "model/templates.py", "train/config.py", "train/recipes.py", "data/datasets.py")
 LIGHT_FILES += tuple(f"train/{name}.py" for name in ("shapes", "limits", "memory", "expected", "plan"))
 HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "openai", "av", "prompt_toolkit", "fastapi", "uvicorn"}
+HEAVY |= {"prometheus_client"}
 ON_THE_WEB = (
     "serve/api.py",
     "serve/metrics.py",

@@ -63,7 +63,7 @@ def serve(
 
     Needs pip install 'vistune[serve]'. Only this machine reaches it unless --host says otherwise, and then a key is needed.
     """
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
         optional_import(package, extra="serve")
     from vistune.serve import server
     from vistune.serve.api import Settings
