@@ -23,11 +23,13 @@ from vistune.chat_model import GREEDY, last_reply, require_single
 from vistune.engine.counters import EngineCounters
 from vistune.engine.grammar import Grammar, Grammars
 from vistune.engine.neighbours import kv_shares
+from vistune.engine.requests import Event, Request
 from vistune.engine.sampling import check_params
-from vistune.engine.scheduler import Event, Request, Scheduler
+from vistune.engine.scheduler import Scheduler
 from vistune.errors import ResponseSchemaError, UsageError
 from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
+from vistune.model.low_bits import Bits, bits_of, quantise_weights
 from vistune.model.processor import Processor
 from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
@@ -71,7 +73,11 @@ class Engine:
         if max_sequences < 1:
             raise UsageError(f"max_sequences is {max_sequences}; at least one conversation must be able to run.")
         self.model, self.processor = model.eval(), processor
-        self.arithmetic = f"{str(model.dtype).removeprefix('torch.')} on {model.device.type}{', deterministic' if deterministic else ''}"
+        bits = bits_of(model)
+        self.arithmetic = (
+            f"{f'{bits} weights, ' if bits else ''}{str(model.dtype).removeprefix('torch.')} on {model.device.type}"
+            f"{', deterministic' if deterministic else ''}"
+        )
         """What replies depend on besides weights and conversation, for a record of a measurement."""
         self._numbers = itertools.count(1)
         self._vocabulary: int = model.causal_lm.get_input_embeddings().num_embeddings
@@ -94,6 +100,7 @@ class Engine:
         folder: Path,
         *,
         dtype: torch.dtype | Literal["auto"] = "auto",
+        weights: Literal["full"] | Bits = "full",
         device: str = "cpu",
         max_sequences: int = 16,
         deterministic: bool = False,
@@ -102,10 +109,13 @@ class Engine:
 
         Args:
             dtype: `auto` is bf16 where the hardware multiplies it natively, else fp32.
+            weights: `int8` and `int4` are smaller and less exact (`model/low_bits.py`).
         """
         from vistune.checkpoint.folder import load_model
 
         model, processor = load_model(folder, dtype=best_dtype(device) if dtype == "auto" else dtype, device=device)
+        if weights != "full":
+            quantise_weights([model], weights)
         return cls(model, processor, max_sequences=max_sequences, deterministic=deterministic)
 
     async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vistune.engine.counters import EngineCounters
-from vistune.engine.grammar import Grammar
 from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
+from vistune.engine.pictures import Pictures
 from vistune.engine.prefixes import Kept, PrefixCache, TokenPath
+from vistune.engine.requests import Event, Part, Request, Running
 from vistune.engine.sampling import ReplyText, Sampler, token_logprob
 from vistune.errors import ContextLengthError, NonFiniteError, OutOfMemory, ResponseSchemaError
-from vistune.model.inputs import ModelInputs, RaggedBatch
+from vistune.model.inputs import RaggedBatch
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
 from vistune.model.ragged import fixed_row_tiles
-from vistune.types import FinishReason, Reply, SamplingParams, TokenLogprob
+from vistune.types import FinishReason, Reply
 
 CHUNK = 256
 """Rows of a prompt that are read at once: enough to fill a CPU's matrix products, a quarter of a second of waiting for the others."""
@@ -36,75 +36,6 @@ MIN_SHARED = 32
 """A request waits for a running one to finish its prompt if that saves it at least this many rows."""
 
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a request: text to show (with the `logprobs` of its tokens), and at its end a reply, scores or an error."""
-
-    text: str = ""
-    reply: Reply | None = None
-    scores: tuple[TokenLogprob, ...] | None = None
-    error: Exception | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-    @property
-    def is_last(self) -> bool:
-        return self.reply is not None or self.scores is not None or self.error is not None
-
-
-@dataclass(eq=False)
-class Request:
-    """One conversation to be answered, or, with `score_from`, tokens from that row on to be given their probabilities."""
-
-    name: str
-    inputs: ModelInputs
-    params: SamplingParams
-    deliver: Callable[[Event], None]
-    continued: bool = False
-    score_from: int | None = None
-    grammar: Grammar | None = None
-    cancelled: bool = False
-
-
-@dataclass(eq=False)
-class Running:
-    """A request that has its place in the arena."""
-
-    request: Request
-    path: TokenPath
-    sequence: KVSequence
-    cached: int
-    limit: int
-    sampler: Sampler
-    text: ReplyText
-    embeddings: Tensor | None = None  # [prompt rows after `cached`, D], until the prompt is read
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    num_told: int = 0
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.path)
-
-    @property
-    def is_prefilling(self) -> bool:
-        return self.sequence.length < self.num_prompt
-
-    def untold(self) -> tuple[TokenLogprob, ...]:
-        """The log-probabilities since this was last asked."""
-        new = tuple(self.logprobs[self.num_told :])
-        self.num_told = len(self.logprobs)
-        return new
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one sequence in the next forward pass, and which of them need logits (counted from the part's first row)."""
-
-    running: Running
-    count: int
-    wanted: range
 
 
 class Scheduler:
@@ -122,9 +53,10 @@ class Scheduler:
         self._max_sequences, self._prefill_tokens, self._deterministic = max_sequences, prefill_tokens, deterministic
         self.arena = KVArena(KVShape.of(model.config.text_config), dtype=model.dtype, device=model.device, max_bytes=kv_bytes)
         self.cache = PrefixCache(self.arena)
+        self._pictures = Pictures(model, self._arithmetic)
         self._waiting: list[Request] = []
         self._running: list[Running] = []
-        self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = self._images_encoded = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
     def counters(self, *, waiting_outside: int = 0) -> EngineCounters:
         """Totals and what is held now; `waiting_outside` are requests that were not submitted yet."""
@@ -138,7 +70,7 @@ class Scheduler:
             kv_bytes_used=self.arena.bytes_used,
             kv_bytes_limit=self.arena.max_bytes,
             kept_prefixes=len(self.cache),
-            images_encoded=self._images_encoded,
+            images_encoded=self._pictures.encoded,
         )
 
     @property
@@ -165,6 +97,7 @@ class Scheduler:
         """Admits what fits, runs one forward pass, and tells every request what came of it."""
         self._drop_cancelled()
         self._admit()
+        self._see()
         if parts := list(self._plan()):
             self._steps += 1
             self._run(parts)
@@ -178,6 +111,7 @@ class Scheduler:
             self._fail(running, error)
         while self.cache.drop_oldest():
             pass
+        self._pictures.forget()
 
     # --- who runs ---
 
@@ -280,37 +214,41 @@ class Scheduler:
         self._running.append(running)
         self._prompt_tokens += running.num_prompt
         self._cached_tokens += shared
-        try:
-            running.embeddings = self._embed(running)
-        except Exception as error:
-            # Whatever is wrong with one request's pictures must not reach the others: it is told its own error.
-            self._fail(running, error)
+        needed = [index for index, image in enumerate(path.images) if image.end > shared]
+        running.pictures = {index: self._pictures.picture(request.inputs, index) for index in needed}
 
     # --- the forward pass ---
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return fixed_row_tiles() if self._deterministic else nullcontext()  # Llava itself keeps fp32 steady
 
+    def _see(self) -> None:
+        """Has the tower look at a portion of the pictures that are waited for, and embeds the prompts that wait for none any more."""
+        waiting = [running for running in self._running if running.waits_to_see]
+        self._pictures.look(picture for running in waiting for picture in running.pictures.values())
+        for running in waiting:
+            try:
+                if all(picture.done for picture in running.pictures.values()):
+                    running.embeddings = self._embed(running)
+                    running.pictures = {}
+            except Exception as error:
+                # Whatever is wrong with one request's pictures must not reach the others: it is told its own error.
+                self._fail(running, error)
+
     def _embed(self, running: Running) -> Tensor:
-        """What the language model reads after the cached rows, [T - cached, D]; only pictures that are not cached are looked at."""
+        """What the language model reads after the cached rows, [T - cached, D]. Raises what went wrong with a picture."""
         inputs, cached = running.request.inputs, running.cached
-        needed = [index for index, image in enumerate(running.path.images) if image.end > cached]
-        first = min([cached, *(running.path.images[index].start for index in needed)])  # the cached rows may end inside a picture
-        views_before = sum(inputs.views[: needed[0]]) if needed else sum(inputs.views)
-        rows = slice(first, None)
-        batch = RaggedBatch(
-            input_ids=inputs.input_ids[rows],
-            position_ids=torch.arange(first, inputs.num_tokens),
-            cu_seqlens=torch.tensor([0, inputs.num_tokens - first], dtype=torch.int32),
-            image_mask=inputs.image_mask[rows],
-            pixel_values=inputs.pixel_values[views_before:] if needed and inputs.pixel_values is not None else None,
-            views=inputs.views[len(inputs.views) - len(needed) :],
-            image_sizes=inputs.image_sizes[len(inputs.image_sizes) - len(needed) :],
-            image_features=inputs.image_features[views_before:] if needed and inputs.image_features is not None else None,
-        )
-        self._images_encoded += len(needed)
-        with torch.inference_mode(), self._arithmetic():
-            return self._model.input_embeddings(batch.to(self._model.device))[cached - first :]
+        ids = inputs.input_ids[cached:].masked_fill(inputs.image_mask[cached:], 0).to(self._model.device)
+        with torch.inference_mode():
+            embeddings = self._model.causal_lm.get_input_embeddings()(ids)
+            for index, picture in running.pictures.items():
+                if picture.error is not None:
+                    raise picture.error
+                assert picture.embeddings is not None
+                image = running.path.images[index]
+                first = max(image.start, cached)  # the cached rows may end inside a picture
+                embeddings[first - cached : image.end - cached] = picture.embeddings[first - image.start :]
+        return embeddings
 
     def _plan(self) -> Iterator[Part]:
         """The next token of every reply that runs, then chunks of prompts in order of arrival."""
@@ -319,7 +257,7 @@ class Scheduler:
                 yield Part(running, 1, range(1))
         budget = max(self._prefill_tokens, CHUNK)
         for running in self._running:
-            if running.is_prefilling:
+            if running.is_prefilling and not running.waits_to_see:
                 start = running.sequence.length
                 count = min(CHUNK - start % CHUNK, running.num_prompt - start)
                 if count > budget:
