@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from PIL import Image
 from tests.serve.live import Live, live
 from typer.main import get_command
 
+from vistune import http_client
 from vistune.chat_model import ScriptedChatModel
 from vistune.cli import app
+from vistune.serve import upstream
+from vistune.serve.roster import LocalAdapter, LocalModel, UpstreamModel, read_roster
 from vistune.serve.schemas import Body, RequestLimits
 from vistune.types import ImagePart
 
@@ -76,8 +80,39 @@ def test_the_pictures_on_the_page_are_there_and_light():
 
 def test_every_option_that_the_page_names_exists():
     known = {option for parameter in get_command(app).commands["serve"].params for option in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--model", "--model-name"}  # chat's and eval's
+    of_others = {"--model", "--model-name", "--server", "--served-model-name"}  # chat's, eval's, chat's, vLLM's
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - of_others
     assert named <= known
+
+
+def test_every_command_on_the_page_says_what_can_be_served():
+    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    lines = [shlex.split(line, comments=True) for _, block in BLOCKS for line in block.splitlines() if line.startswith("vistune serve ")]
+    rosters = []
+    for line in lines:
+        given = serve.make_context("serve", line[2:]).params
+        environment = {key.partition("=")[2]: "a key" for key in given["key_from"] or ()}
+        rosters.append(
+            read_roster(
+                given["models"],
+                given["adapter"] or (),
+                names=given["name"] or (),
+                keys_from=given["key_from"] or (),
+                environment=environment,
+            )
+        )
+    assert {type(each) for roster in rosters for each in (*roster.models, *roster.adapters, *roster.upstreams)} == {
+        LocalModel,
+        LocalAdapter,
+        UpstreamModel,
+    }
+
+
+def test_what_the_page_says_of_other_servers_is_what_happens():
+    for seconds in (upstream.CONNECT_SECONDS, upstream.FIRST_SECONDS, upstream.SILENCE_SECONDS):
+        assert f"{seconds:g} s" in PAGE
+    assert f"left alone for {upstream.DOWN_SECONDS:g} seconds" in PAGE
+    assert f"{http_client.MAX_STREAM >> 20} MiB, an event over {http_client.MAX_EVENT >> 20} MiB" in PAGE
 
 
 def test_the_page_names_every_field_that_is_honoured():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -200,6 +201,18 @@ def test_a_refusal_of_the_other_server_is_one_of_ours_in_fixed_words(status: int
             assert (response.status_code, response.headers.get("retry-after")) == (ours, wait)
             assert "canary" not in response.text
     assert len(heads) == 2  # asked once each: who repeats, and when, is the client's choice
+
+
+def test_the_log_says_what_the_other_server_answered(caplog: pytest.LogCaptureFixture):
+    def refuse(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 401 canary\r\nContent-Length: 6\r\nConnection: close\r\n\r\ncanary")
+
+    with caplog.at_level(logging.INFO, "vistune.serve"), raw_server(refuse) as (address, _), in_front_of(address) as (server, _):
+        request_id = server.post(ask() | {"model": "far"}).headers["x-request-id"]
+        until(lambda: request_id in caplog.text)
+    (line,) = [json.loads(record.getMessage()) for record in caplog.records if request_id in record.getMessage()]
+    assert (line["status"], line["model"], line["error"], line["upstream_status"]) == (502, "far", "RemoteError", 401)
+    assert "canary" not in caplog.text
 
 
 def test_a_redirect_is_not_followed():

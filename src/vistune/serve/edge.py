@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vistune.errors import RemoteError
 from vistune.serve.failures import ApiError, internal_error
 from vistune.serve.replies import ClientGone
 
@@ -49,6 +50,7 @@ class RequestLog:
     first_token_seconds: float = 0.0
     code: str = ""
     error: str = ""
+    upstream_status: int = 0
     where: list[str] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic, init=False)
 
@@ -63,8 +65,9 @@ class RequestLog:
         return round(time.monotonic() - self._started, 4)
 
     def add_error(self, error: BaseException) -> None:
-        """Notes an error by its type and by the places that it went through."""
+        """Notes an error by its type and by the places that it went through, and what the server behind answered where that is why."""
         self.error = type(error).__name__
+        self.upstream_status = (error.status or 0) if isinstance(error, RemoteError) else 0
         self.where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
 
     def write(self) -> None:
