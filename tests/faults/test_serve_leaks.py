@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.faults.tiny_server import CANARY, MIB, Options, TinyServer, assert_cl
 from tests.serve.live import data_address, png
 
 from hostile_images import FAMILIES, make
+from vistune.serve import server as serving
 
 TEXTS = fixed_texts()
 
@@ -141,6 +143,17 @@ def test_secrets_that_a_client_tells_stand_in_no_log(server: TinyServer):
     server.settled()
     lines = server.logged()[before:]
     assert len(lines) > asked // 2
+    assert [fault for line in lines for fault in faults_of_a_log_line(line)] == []
+
+
+def test_what_libraries_say_is_a_line_of_the_log_like_every_other(capsys: pytest.CaptureFixture[str]):
+    """Found by half an hour of traffic: asyncio's remarks on clients that had left stood between the lines as bare text."""
+    with serving._logging():
+        for name in ("asyncio", "uvicorn.error"):
+            logging.getLogger(name).warning("socket.send() raised exception.")
+            logging.getLogger(name).error("Task failed", exc_info=ValueError(CANARY))
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["Task failed", "socket.send() raised exception.", "Task failed"]
     assert [fault for line in lines for fault in faults_of_a_log_line(line)] == []
 
 

@@ -269,7 +269,8 @@ class _Lines(logging.Formatter):
 def _logging() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
-    levels = {"vistune.serve": logging.INFO, "uvicorn.error": logging.WARNING}  # "vistune.serve.watch" is within the first
+    # "vistune.serve.watch" is within the first; of what asyncio says, that a client has left is no news.
+    levels = {"vistune.serve": logging.INFO, "uvicorn.error": logging.WARNING, "asyncio": logging.ERROR}
     for name, level in levels.items():
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(level)
