@@ -17,7 +17,7 @@ import typer
 from vistune import cli_model, cli_serve, cli_train
 from vistune.cli_data import data_app
 from vistune.cli_eval import eval_app
-from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, ModelOption, TemplateOption, TowerOption, stands_on
+from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, ModelOption, TemplateOption, TowerOption, WeightsOption, stands_on
 from vistune.errors import UnsupportedModel, UsageError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -89,6 +89,7 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per answer, one per line.")] = False,
     deterministic: DeterministicOption = False,
     dtype: DTypeOption = "auto",
+    weights: WeightsOption = "full",
     device: DeviceOption = "auto",
 ) -> None:
     """Talk to a model about pictures.
@@ -107,13 +108,22 @@ def chat(
     output = "json" if as_json else "markdown" if sys.stdout.isatty() else "plain"
     if key_from and not server:
         raise UsageError("--key-from is for the key of a server; name one with --server ADDRESS.")
-    if server and (base or vision_tower or template or deterministic):
-        raise UsageError("--base, --vision-tower, --template and --deterministic are for weights on this machine, not for a server's.")
+    if server and (base or vision_tower or template or deterministic or weights != "full"):
+        raise UsageError(
+            "--base, --vision-tower, --template, --deterministic and --weights are for a model on this machine, not for a server's."
+        )
     with (
         nullcontext(cli_model.models_at(server, first=model, key_from=key_from))
         if server
         else cli_model.loaded_model(
-            model or "assistant", dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+            model or "assistant",
+            dtype,
+            device,
+            deterministic=deterministic,
+            weights=weights,
+            base=base,
+            vision_tower=vision_tower,
+            template=template,
         ) as chat_model,
         TerminalChat(chat_model, params=params, pictures=pictures, system=system, output=output) as terminal,
     ):

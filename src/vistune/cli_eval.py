@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from vistune import cli_model
-from vistune.cli_model import BaseOption, Device, DeviceOption, DType, DTypeOption, TemplateOption, TowerOption
+from vistune.cli_model import BaseOption, Device, DeviceOption, DType, DTypeOption, TemplateOption, TowerOption, Weights, WeightsOption
 from vistune.errors import EvaluationIncomplete, UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def run(
     vision_tower: TowerOption = None,
     template: TemplateOption = None,
     dtype: DTypeOption = "auto",
+    weights: WeightsOption = "full",
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model on benchmarks; every answer is kept, and the same command goes on where it stopped.
@@ -89,8 +90,8 @@ def run(
         raise UsageError("Which benchmarks? Name them with --benchmarks; vistune eval --list says what there is.")
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     if names == [TEXT_ONLY]:
-        if blind or limit:
-            raise UsageError(f"{TEXT_ONLY} shows no pictures and is twenty prompts; leave --blind and --limit out.")
+        if blind or limit or weights != "full":
+            raise UsageError(f"{TEXT_ONLY} shows no pictures and is twenty prompts; leave --blind, --limit and --weights out.")
         return _text_only(model, out, dtype, device)
     if (judge_price_in is None) != (judge_price_out is None):
         raise UsageError("Both prices are needed, --judge-price-in and --judge-price-out, or neither.")
@@ -100,7 +101,7 @@ def run(
     for each in chosen:
         _require_ready(each, judge or [], data, protocols[each.name])
     with ExitStack() as opened:
-        options = _ModelOptions(deterministic, dtype, device, base, vision_tower, template, model_name, key_from, concurrency)
+        options = _ModelOptions(deterministic, dtype, weights, device, base, vision_tower, template, model_name, key_from, concurrency)
         measured = opened.enter_context(_measured(model, options, out))
         price = Price(judge_price_in, judge_price_out) if judge_price_in is not None and judge_price_out is not None else None
         judges = [
@@ -163,6 +164,7 @@ def _require_ready(benchmark: Benchmark, judges: Sequence[str], data: Path | Non
 class _ModelOptions:
     deterministic: bool
     dtype: DType
+    weights: Weights
     device: Device
     base: str | None
     vision_tower: str | None
@@ -197,9 +199,9 @@ def _measured(name: str, options: _ModelOptions, out: Path | None) -> Iterator[_
     # Deterministic by default, so that an answer depends on its question alone, and a score on nothing but the model.
     with cli_model.loaded_model(
         name, options.dtype, options.device, deterministic=options.deterministic, base=options.base, vision_tower=options.vision_tower,
-        template=options.template,
+        template=options.template, weights=options.weights,
     ) as engine:  # fmt: skip
-        yield _Measured(engine, name, checkpoint, engine.arithmetic, out or _results_folder(name, checkpoint))
+        yield _Measured(engine, name, checkpoint, engine.arithmetic, out or _results_folder(name, checkpoint, options.weights))
 
 
 @contextmanager
@@ -248,9 +250,9 @@ def _judge(spec: str, folder: Path, options: _ModelOptions, *, key: str | None, 
             yield Judge(Path(name).name, calls)
 
 
-def _results_folder(model: str, checkpoint: str) -> Path:
+def _results_folder(model: str, checkpoint: str, weights: Weights = "full") -> Path:
     """Where a model's results go unless --out says so: a model that was trained again has another digest, and another folder."""
-    return Path("runs/eval") / f"{Path(model).name}-{checkpoint[:8]}"
+    return Path("runs/eval") / "-".join([Path(model).name, checkpoint[:8], *([] if weights == "full" else [weights])])
 
 
 # --- the run ------------------------------------------------------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+Weights = Literal["full", "int8", "int4"]
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="`assistant` (the bundled one), a checkpoint folder, or a hub name.")]
 BaseOption = Annotated[str | None, typer.Option(help="What an adapter or a projector alone stands on, if it does not say.")]
 TowerOption = Annotated[str | None, typer.Option(help="The vision tower of an original LLaVA checkpoint that does not hold it.")]
 TemplateOption = Annotated[str | None, typer.Option(help="The chat template of a checkpoint that does not name one, e.g. vicuna_v1.")]
 DTypeOption = Annotated[DType, typer.Option(help="Number format of the weights; auto takes bfloat16 where the machine is fast at it.")]
+WeightsOption = Annotated[Weights, typer.Option(help="int8 and int4 take less memory and are less exact; for CPUs only.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes the GPU if there is one.")]
 
 
@@ -62,6 +64,7 @@ def loaded_model(
     device: Device,
     *,
     deterministic: bool = False,
+    weights: Weights = "full",
     untuned: bool = False,
     base: str | None = None,
     vision_tower: str | None = None,
@@ -81,6 +84,7 @@ def loaded_model(
         model, processor = load_untuned(folder, dtype=precision, device=place)
     else:
         model, processor = load_model(folder, dtype=precision, device=place, **others)
+    _quantise([model], weights)
     with Engine(model, processor, deterministic=deterministic) as engine:
         yield engine
 
@@ -92,6 +96,7 @@ def loaded_roster(
     device: Device,
     *,
     deterministic: bool = False,
+    weights: Weights = "full",
     base: str | None = None,
     vision_tower: str | None = None,
     template: str | None = None,
@@ -112,7 +117,7 @@ def loaded_roster(
         engines: dict[str, ChatModel] = {}
         if folders:
             pool, place = open_engines.enter_context(DecodePool()), _place_and_precision(device, dtype)
-            for names, engine in _engines(roster, folders, others, place, pool.open_image, deterministic=deterministic):
+            for names, engine in _engines(roster, folders, others, place, pool.open_image, deterministic=deterministic, weights=weights):
                 open_engines.enter_context(engine)
                 engines |= dict.fromkeys(names, engine)
         engines |= _upstreams(roster)
@@ -127,6 +132,7 @@ def _engines(
     open_image: Callable[[ImageSource], Image],
     *,
     deterministic: bool,
+    weights: Weights,
 ) -> list[tuple[Sequence[str], Engine]]:
     """An engine for each model and each adapter on this machine, with its names."""
     from vistune.checkpoint.shared import load_sharing
@@ -141,13 +147,21 @@ def _engines(
         found = load_sharing(folders[model], [folders[adapter] for adapter in over], dtype=precision, device=place, **others)
         for adapter in over:
             _note_other_base(adapter, folders[adapter], model)
+        _quantise([each for each, _ in found], weights)
         names = [model.names, *((adapter.name,) for adapter in over)]
-        loaded += [(each, weights, processor.opening_with(open_image)) for each, (weights, processor) in zip(names, found, strict=True)]
+        loaded += [(each, llava, processor.opening_with(open_image)) for each, (llava, processor) in zip(names, found, strict=True)]
     turns, shares = Turns(), kv_shares([model for _, model, _ in loaded])
     return [
         (names, Engine(model, processor, kv_bytes=share, deterministic=deterministic, turn=turns.new() if len(loaded) > 1 else None))
         for (names, model, processor), share in zip(loaded, shares, strict=True)
     ]
+
+
+def _quantise(models: Sequence[Llava], weights: Weights) -> None:
+    if weights != "full":
+        from vistune.model.low_bits import quantise_weights
+
+        quantise_weights(models, weights)
 
 
 def _note_other_base(adapter: LocalAdapter, folder: Path, model: LocalModel) -> None:

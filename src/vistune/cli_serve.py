@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vistune import cli_model
-from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, TemplateOption, TowerOption
+from vistune.cli_model import BaseOption, DeviceOption, DTypeOption, TemplateOption, TowerOption, WeightsOption
 from vistune.errors import UsageError, optional_import
 
 ModelsArgument = Annotated[
@@ -57,6 +57,7 @@ def serve(
     vision_tower: TowerOption = None,
     template: TemplateOption = None,
     dtype: DTypeOption = "auto",
+    weights: WeightsOption = "full",
     device: DeviceOption = "auto",
 ) -> None:
     """Serve models to the browser, at http://127.0.0.1:8000/, and to OpenAI's clients, at http://127.0.0.1:8000/v1.
@@ -97,6 +98,6 @@ def serve(
         typer.echo(f"{chat}Serving {', '.join(roster.lineage)} at {address}{'' if keys else ', without a key'}. Ctrl-C ends it.", err=True)
 
     with cli_model.loaded_roster(
-        roster, dtype, device, deterministic=deterministic, base=base, vision_tower=vision_tower, template=template
+        roster, dtype, device, deterministic=deterministic, weights=weights, base=base, vision_tower=vision_tower, template=template
     ) as served:
         server.serve(served, settings, host=host, port=port, grace_seconds=grace, announce=announce)

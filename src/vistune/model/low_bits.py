@@ -11,7 +11,7 @@ installed it is imported by transformers into every program. `benchmarks/low_bit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -177,7 +177,7 @@ def _parts(shape: torch.Size, *, step: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, shape[0]))
 
 
-_KINDS: dict[Bits, Callable[[Tensor], LowBitWeight]] = {"int8": Int8Weight, "int4": Int4Weight}
+_KINDS: dict[Bits, type[Int8Weight] | type[Int4Weight]] = {"int8": Int8Weight, "int4": Int4Weight}
 
 
 def quantise_weights(models: Sequence[Llava], bits: Bits) -> None:
@@ -196,6 +196,12 @@ def quantise_weights(models: Sequence[Llava], bits: Bits) -> None:
         for linear in layers:  # the wide weight is let go of before the next one is packed
             del linear.weight
             linear.weight = cast(Tensor, packed)
+
+
+def bits_of(model: Llava) -> Bits | None:
+    """The bits that a model's weights are in; None for weights as they are in its folder."""
+    found = {type(linear.weight) for _, linear in _linear_layers(model)}
+    return next((bits for bits, kind in _KINDS.items() if kind in found), None)
 
 
 def _check(model: Llava, bits: Bits) -> None:
