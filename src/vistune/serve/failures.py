@@ -62,6 +62,7 @@ IMAGE_TEXTS: Mapping[str, str] = {
     "truncated": "The picture's file is incomplete.",
     "parts": "The picture's file has more parts than are read; save it again with an image editor.",
     "memory": "The picture is too large to be decoded now; scale it down.",
+    "time": "The picture takes too long to decode; save it again with an image editor.",
     "pixels": "The picture has too many pixels; scale it down.",
     "side": "The picture is too wide or too high; scale it down.",
     "min_side": "The picture is too small; each side needs two pixels at least.",
