@@ -150,7 +150,7 @@ def test_a_server_that_cannot_be_talked_to_says_why(others_server: Live, capsys:
         (["--server", others_server.address], UsageError.exit_code, "/v1"),
         (["--server", "127.0.0.1:8000/v1"], UsageError.exit_code, "is no address of a server"),
         (["--server", f"{others_server.address}/v1", "--key-from", "NOT_THERE"], UsageError.exit_code, "NOT_THERE is not set"),
-        (["--server", f"{others_server.address}/v1", "--template", "vicuna_v1"], UsageError.exit_code, "weights on this machine"),
+        (["--server", f"{others_server.address}/v1", "--template", "vicuna_v1"], UsageError.exit_code, "on this machine"),
         (["--key-from", "NOT_THERE"], UsageError.exit_code, "--server"),
     ):
         assert main(["chat", *arguments, "Hi"]) == code
