@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from tests.engine.conftest import ask, byte_tokenizer, run
 
 from vistune.engine import grammar as grammar_module
 from vistune.engine.engine import Engine
-from vistune.engine.grammar import KEPT_GRAMMARS, Grammar, Grammars, GrammarState
+from vistune.engine.grammar import KEPT_GRAMMARS, NUM_COMPILERS, Grammar, Grammars, GrammarState
 from vistune.engine.sampling import Sampler
 from vistune.errors import MissingDependency, ResponseSchemaError
 from vistune.types import ANY_OBJECT, SamplingParams
@@ -196,7 +197,7 @@ def test_half_a_surrogate_pair_cannot_be_written(grammars: Grammars, untried: li
 def test_the_engine_holds_each_choice_to_the_schema_and_repeats_with_the_seed(make_engine: MakeEngine):
     engine = make_engine()
     params = [SamplingParams(max_new_tokens=200, temperature=1.5, seed=seed, response_schema=json.dumps(PERSON)) for seed in (1, 2, 1)]
-    params.append(SamplingParams(max_new_tokens=200, response_schema=json.dumps(PERSON)))
+    params.append(SamplingParams(max_new_tokens=200, response_schema=json.dumps(PERSON), logprobs=0))
 
     async def all_at_once() -> list[Any]:
         free = engine.generate(ask("Who?"), SamplingParams(max_new_tokens=10))
@@ -207,6 +208,7 @@ def test_the_engine_holds_each_choice_to_the_schema_and_repeats_with_the_seed(ma
     assert [reply.finish_reason for reply in replies] == ["stop"] * 4
     assert all(set(json.loads(reply.text)) == {"name", "age"} for reply in replies)
     assert replies[0].text == replies[2].text != replies[1].text
+    assert replies[3].completion_tokens == len(replies[3].logprobs)  # no step for an end that nothing else could follow
     alone = run(engine.generate(ask("Who?"), params[1]))
     assert alone.text == replies[1].text
 
@@ -305,14 +307,19 @@ def test_the_same_schema_is_tried_once_for_all_who_ask_and_old_ones_are_forgotte
     run(main())
 
 
-def test_who_leaves_while_it_compiles_does_not_take_it_from_the_others(untried: list[str]):
-    grammars = made()
+def test_who_leaves_while_it_waits_does_not_take_it_from_the_others(monkeypatch: pytest.MonkeyPatch):
+    grammars, go_on = made(), threading.Event()
+    monkeypatch.setattr(grammar_module, "tried", lambda _: "" if go_on.wait(30) else "late")
 
     async def main() -> None:
+        busy = [asyncio.ensure_future(grammars.compiled(json.dumps({"const": number}))) for number in range(NUM_COMPILERS)]
         leaving, staying = (asyncio.ensure_future(grammars.compiled(ANY_OBJECT)) for _ in range(2))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         leaving.cancel()
+        await asyncio.sleep(0.01)
+        go_on.set()
         assert isinstance(await staying, Grammar)
+        await asyncio.gather(*busy)
 
     run(main())
 

@@ -19,7 +19,7 @@ from vistune.errors import DataError, EvaluationIncomplete, RemoteError, ResumeM
 from vistune.eval.benchmarks.text_only import SideBySide, side_by_side_markdown
 from vistune.eval.results import BenchmarkResult, evaluate, read_result
 from vistune.eval.tables import remarks, table, title
-from vistune.types import Conversation, ImagePart, Question
+from vistune.types import Conversation, ImagePart, Question, SamplingParams
 
 
 def picture(colour: str) -> ImagePart:
@@ -76,6 +76,17 @@ def test_a_result_is_written_with_its_figures_and_what_tells_it_from_others(tmp_
     assert result.seconds is not None
     assert result.bounds is None
     assert read_result(tmp_path / "colours.json")[0] == result
+
+
+def test_a_result_of_an_earlier_version_is_read_and_biases_are_what_they_were(tmp_path: Path):
+    run(tmp_path, looking())
+    record = json.loads((tmp_path / "colours.json").read_text())
+    later = {"response_schema", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p"}
+    params = {name: value for name, value in record["params"].items() if name not in later} | {"response_format": None}
+    (tmp_path / "colours.json").write_text(json.dumps(record | {"params": params}))
+    assert read_result(tmp_path / "colours.json")[0].params == SamplingParams(**record["params"] | {"stop": (), "logit_bias": ()})
+    (tmp_path / "colours.json").write_text(json.dumps(record | {"params": params | {"logit_bias": [[7, 1.5]]}}))
+    assert read_result(tmp_path / "colours.json")[0].params.logit_bias == ((7, 1.5),)
 
 
 def test_every_sample_says_what_was_sent_what_came_back_and_what_was_made_of_it(tmp_path: Path):
