@@ -31,8 +31,9 @@ from vistune.datagen.config import DatagenConfig
 from vistune.datagen.generate import run_datagen
 from vistune.datagen.template_teacher import TemplateTeacher
 from vistune.engine.engine import Engine
-from vistune.eval.benchmark import Benchmark
+from vistune.eval.benchmark import Benchmark, Protocol
 from vistune.eval.benchmarks import BENCHMARKS
+from vistune.eval.own import SCORERS
 from vistune.eval.results import BenchmarkResult, evaluate
 from vistune.eval.tables import counting
 from vistune.journal import atomic_write
@@ -74,7 +75,10 @@ _WHAT_IT_IS_ABOUT = re.compile(rf"\b(?:an? |the )?(?:{'|'.join(map(re.escape, _N
 
 
 def unheard(suite: Benchmark, data: Path) -> Benchmark:
-    """The questions of a suite that training asked in no such form."""
+    """The questions of a suite that training asked in no such form.
+
+    An answer counts where it occurs in the reply as whole words: the teacher speaks in sentences, the suite's own exact match wants few.
+    """
     rows = json.loads((data / "instruct.json").read_text(encoding="utf-8"))
     heard = {form(turn["value"].removeprefix("<image>\n")) for row in rows for turn in row["conversations"] if turn["from"] == "human"}
 
@@ -83,7 +87,15 @@ def unheard(suite: Benchmark, data: Path) -> Benchmark:
 
     kept, total = len(load(Path(), "")), len(suite.questions())
     print(f"{kept} of {total} questions of {suite.name} are asked in words that training never used.")
-    return replace(suite, name=f"{suite.name}-unheard", load=load)
+    contains = SCORERS["contains"]
+    return replace(
+        suite,
+        name=f"{suite.name}-unheard",
+        protocols=(Protocol("contains", contains.about),),
+        load=load,
+        score=contains.score,
+        scorer=f"{suite.scorer}, contains",
+    )
 
 
 def score(engine: Engine, suite: Benchmark, folder: Path, name: str, *, blind: bool = False) -> BenchmarkResult:
