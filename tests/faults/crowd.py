@@ -7,7 +7,7 @@
     slow-body   a byte of a body a second
     slow-read   much is asked for and nothing read
 
-The slow kinds say after how many seconds the server hung up; `holding` is printed once all are connected.
+`holding` is printed once all are connected.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from vistune.serve.page import DEMO
+
+LARGE = (
+    b"GET /web/examples/%s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % max(DEMO.glob("*.*"), key=lambda file: file.stat().st_size).name.encode()
+)
+"""Asks for the largest file there is: what is not read is to cost bytes and not requests."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ async def _client(crowd: Crowd, connected: asyncio.Semaphore, go: asyncio.Event)
                         raw = await _drip(loop, line, body)
                     case "slow-read":
                         # More than the buffers between us hold, asked for in one breath.
-                        await loop.sock_sendall(line, b"GET /web/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
+                        await loop.sock_sendall(line, LARGE * 200)
                         await _until_closed(line)
         except (ConnectionError, TimeoutError):
             pass
@@ -108,7 +115,7 @@ async def _drip(loop: asyncio.AbstractEventLoop, line: socket.socket, data: byte
 
 
 async def _until_closed(line: socket.socket) -> None:
-    """Waits without reading. A connection that was cut says so to whoever asks for its error."""
+    """Waits without reading, and so mostly without hearing that the connection was cut: the end stands behind what was not read."""
     while not line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         await asyncio.sleep(0.25)
 

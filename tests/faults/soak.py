@@ -2,7 +2,8 @@
 
     python -m tests.faults.soak --minutes 30
 
-Prints a line a minute, and at the end the slope of memory after the warm-up (the first sixth), by least squares.
+Prints a line a minute, and at the end the slope of memory over the second half, by least squares: during
+the first the bounded caches fill, ours and those of libraries.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def soak(minutes: float, server: TinyServer, *, seed: int = 19) -> Soaked:
         clients = [pool.submit(_client, server, random.Random(seed + number), began + 60 * minutes, statuses) for number in range(CLIENTS)]
         while not wait(clients, timeout=min(60, 2 * minutes), return_when=FIRST_EXCEPTION).done:
             print(f"{sample()} {dict(statuses)}", flush=True)
-            if before is None and samples[-1].minutes > minutes / 6:
+            if before is None and samples[-1].minutes > minutes / 2:
                 before = server.weighed()
     for client in clients:
         client.result()
@@ -89,7 +90,7 @@ def soak(minutes: float, server: TinyServer, *, seed: int = 19) -> Soaked:
     sample()
     assert server.alive()
     assert_clean(server)
-    warm = [sample for sample in samples if sample.minutes > minutes / 6]
+    warm = [sample for sample in samples if sample.minutes > minutes / 2]
     slope = 60 * _slope([(sample.minutes, sample.memory) for sample in warm])
     after = server.weighed()
     return Soaked(dict(statuses), warm, slope, before or after, after)

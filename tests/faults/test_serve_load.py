@@ -103,29 +103,26 @@ def typical(server: TinyServer, times: int) -> list[float]:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("kind", "within"), [("slow-head", 10), ("slow-body", 30), ("slow-read", 30)])
-def test_five_hundred_slow_clients_are_thrown_out_and_slow_nobody_down(kind: Any, within: float):
+@pytest.mark.parametrize(("kind", "count", "within"), [("slow-head", 500, 10), ("slow-body", 500, 30), ("slow-read", 100, 30)])
+def test_slow_clients_are_thrown_out_and_slow_nobody_down(kind: Any, count: int, within: float):
     # A body that is on its way has a place in the house, and so only as many are waited for as there are places.
     with tiny_server(Options(max_queue=600)) as server:
         typical(server, 10)
         descriptors, memory = server.descriptors(), server.memory()
         before = typical(server, 40)
-        with crowd(Crowd(server.port, 500, kind, ask("x" * 200), seconds=within + 120)) as clients:
-            during: list[float] = []
-            while clients.poll() is None and len(during) < 200 and server.descriptors() > descriptors + 50:
-                during += typical(server, 5)
-            held = server.memory()
-            said = outcomes(clients)
-        stayed = [each.seconds for each in said]
-        usual, meanwhile = quantile(before, 0.95), quantile(during, 0.95)
+        with crowd(Crowd(server.port, count, kind, ask("x" * 200), seconds=within + 120)):
+            started, during = time.monotonic(), list[float]()
+            # By the server's own sockets: who reads nothing does not hear that it was hung up on either.
+            while server.descriptors() > descriptors + 2:
+                during += typical(server, 2)
+                assert time.monotonic() - started < within + 110  # on a busy machine they are noticed late, but not much
+            gone, held = time.monotonic() - started, server.memory()
+        usual, meanwhile = (1000 * quantile(seconds, 0.95) for seconds in (before, during))
         print(
-            f"\nS8, 500 {kind}: thrown out after {min(stayed):.0f} to {max(stayed):.0f} s ({dict(Counter(each.status for each in said))}); "
-            f"a good request's p95 {1000 * usual:.0f} → {1000 * meanwhile:.0f} ms ({len(during)} asked, median "
-            f"{1000 * statistics.median(before):.0f} → {1000 * statistics.median(during):.0f} ms); memory +{held - memory:.0f} MiB"
+            f"\nS8, {count} {kind}: all thrown out after {gone:.0f} s; a good request's p95 {usual:.0f} → {meanwhile:.0f} ms, median "
+            f"{1000 * statistics.median(before):.0f} → {1000 * statistics.median(during):.0f} ms ({len(during)} asked meanwhile); "
+            f"memory +{held - memory:.0f} MiB"
         )
-        assert max(stayed) < within + 110  # on a busy machine they are noticed late, but not much
-        assert during
-        until(lambda: server.descriptors() <= descriptors + 2, seconds=60)
         server.settled()
 
 
@@ -142,7 +139,7 @@ def assert_work_stops_when_clients_leave(server: TinyServer, count: int) -> None
     alone = words_of(server)
     kept: list[str] = []
     with ThreadPoolExecutor() as pool:
-        staying = pool.submit(lambda: kept.extend(words_of(server) for _ in range(max(count // 8, 3))))
+        staying = pool.submit(lambda: kept.extend(words_of(server) for _ in range(max(count // 8, 2))))
         for number in range(count):
             match number % 4:
                 case 0 | 2:  # after some chunks
@@ -150,7 +147,7 @@ def assert_work_stops_when_clients_leave(server: TinyServer, count: int) -> None
                 case 1:  # the answer would come whole
                     leave(server.port, ask(f"Question {number}", max_tokens=500), chunks=0)
                 case _:  # its pictures are being decoded
-                    leave(server.port, ask(shown(f"Question {number}", *[large_picture()] * 2), max_tokens=500), chunks=0)
+                    leave(server.port, ask(shown(f"Question {number}", large_picture()), max_tokens=500), chunks=0)
         staying.result()
     assert set(kept) == {alone}
     server.settled()
@@ -177,7 +174,7 @@ def words_of(server: TinyServer) -> str:
 
 
 def test_when_clients_leave_their_work_stops_and_others_notice_nothing(server: TinyServer):
-    assert_work_stops_when_clients_leave(server, 20)
+    assert_work_stops_when_clients_leave(server, 16)
 
 
 @pytest.mark.nightly

@@ -40,7 +40,7 @@ def tokens(server: TinyServer, content: Any, **more: Any) -> int:
     return response.json()["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("pictures", [0, 2])
 def test_a_marker_that_is_typed_is_as_many_tokens_as_it_has_letters(server: TinyServer, pictures: int):
     """The tokenizer has a token for each byte, so that a marker which was taken for one would be a single token."""
     shown_pictures = [png(), png("blue")][:pictures]
