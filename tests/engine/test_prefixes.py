@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from tests.engine.conftest import ask, picture
 
@@ -80,3 +81,30 @@ def test_the_entry_unused_for_longest_goes_first():
     assert cache.drop_oldest(but=kept)
     assert not cache.drop_oldest(but=kept)
     assert (len(cache), len(arena)) == (1, 1)
+
+
+def test_among_hundreds_the_longest_is_found_without_comparing_them_all(monkeypatch: pytest.MonkeyPatch):
+    arena = KVArena(KVShape(layers=1, heads=1, head_dim=1), dtype=torch.float32)
+    cache = PrefixCache(arena)
+    random = np.random.default_rng(0)
+    system = random.integers(0, 1000, 40)
+    paths = [TokenPath(np.concatenate([system, random.integers(0, 1000, 100)])) for _ in range(300)]
+    for each in paths:
+        cache.keep(each, arena.allocate())
+    assert len(cache) == 300
+    compared: list[int] = []
+    original = TokenPath.common_length
+    monkeypatch.setattr(TokenPath, "common_length", lambda self, other: compared.append(1) or original(self, other))
+    for wanted in (paths[3], paths[250]):
+        found, length = cache.longest(TokenPath(np.concatenate([wanted.ids[:120], [5, 5]])))
+        assert found is not None
+        assert found.path is wanted
+        assert length == 120
+    found, length = cache.longest(TokenPath(np.concatenate([system, [1001] * 50])))
+    assert 40 <= length < 48
+    assert len(compared) < 100
+    while cache.drop_oldest():
+        pass
+    assert cache.longest(paths[3]) == (None, 0)
+    assert not cache._beginning
+    assert not cache._whole

@@ -7,8 +7,10 @@ never taken for this one.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import hashlib
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +20,10 @@ from vistune.model.images import image_layout
 from vistune.model.inputs import ModelInputs
 
 IMAGE_ROW = -1
+STRIDE = 16
+"""Paths are looked up by digests of their first 16, 32, 48 ... rows."""
+MOST_COMPARED = 32
+"""Of entries with the same digest only so many are compared row by row, the newest: a few rows more are not worth the time of hundreds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,20 @@ class TokenPath:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """Of the first 16, 32, 48 ... rows and the pictures that begin in them; none from a picture on whose content is unknown."""
+        running, digests, images = hashlib.blake2b(digest_size=16), [], list(self.images)
+        for end in range(STRIDE, len(self) + 1, STRIDE):
+            running.update(self.ids[end - STRIDE : end].tobytes())
+            while images and images[0].start < end:
+                image = images.pop(0)
+                if image.key is None:
+                    return tuple(digests)
+                running.update(f"{image.start}:{image.end}:{image.key}".encode())
+            digests.append(running.digest())
+        return tuple(digests)
+
     def extended(self, tokens: list[int], length: int) -> TokenPath:
         """The first `length` rows of this path followed by `tokens`. It may end inside a picture."""
         ids = np.concatenate([self.ids, np.array(tokens, dtype=np.int64)])[:length]
@@ -83,14 +103,20 @@ class PrefixCache:
     def __init__(self, arena: KVArena):
         self._arena = arena
         self._kept: OrderedDict[Kept, None] = OrderedDict()
+        self._beginning: defaultdict[bytes, dict[Kept, None]] = defaultdict(dict)
+        """Entries by each of their digests."""
+        self._whole: defaultdict[bytes, dict[Kept, None]] = defaultdict(dict)
+        """Entries by their last digest; b"" for those without any."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def longest(self, path: TokenPath) -> tuple[Kept | None, int]:
-        """The entry that shares the most rows with `path`, and how many; among equals the shortest, which wastes least."""
+        """The entry that shares the most rows with `path` (to a few, among very many), and how many; among equals the shortest, which
+        wastes least."""
         best, best_length = None, 0
-        for kept in self._kept:
+        alike = next((self._beginning[digest] for digest in reversed(path.digests) if digest in self._beginning), self._kept)
+        for kept in list(alike)[-MOST_COMPARED:]:
             length = kept.path.common_length(path)
             if length > best_length or (best is not None and length == best_length and len(kept.path) < len(best.path)):
                 best, best_length = kept, length
@@ -98,9 +124,15 @@ class PrefixCache:
 
     def keep(self, path: TokenPath, sequence: KVSequence) -> None:
         """Adds a finished request. Entries that it continues are contained in it and are freed."""
-        for kept in [kept for kept in self._kept if kept.path.common_length(path) == len(kept.path)]:
-            self.drop(kept)
-        self._kept[Kept(path, sequence)] = None
+        shorter = [kept for digest in (b"", *path.digests) for kept in self._whole.get(digest, ())]
+        for kept in shorter:
+            if kept.path.common_length(path) == len(kept.path):
+                self.drop(kept)
+        kept = Kept(path, sequence)
+        self._kept[kept] = None
+        self._whole[path.digests[-1] if path.digests else b""][kept] = None
+        for digest in path.digests:
+            self._beginning[digest][kept] = None
 
     def use(self, kept: Kept) -> None:
         """Marks an entry as just used."""
@@ -109,6 +141,12 @@ class PrefixCache:
     def take(self, kept: Kept) -> KVSequence:
         """Removes an entry without freeing it: its keys and values go on as part of a new request."""
         del self._kept[kept]
+        digests = kept.path.digests
+        for index, keys in ((self._beginning, digests), (self._whole, digests[-1:] or (b"",))):
+            for key in keys:
+                del index[key][kept]
+                if not index[key]:
+                    del index[key]
         return kept.sequence
 
     def drop(self, kept: Kept) -> None:

@@ -43,6 +43,7 @@ class Request:
     score_from: int | None = None
     grammar: Grammar | None = None
     cancelled: bool = False
+    path: TokenPath | None = None  # of its prompt, once it is queued
 
 
 @dataclass(eq=False)

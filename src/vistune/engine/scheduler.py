@@ -91,6 +91,11 @@ class Scheduler:
                 )
             )
             return
+        try:
+            request.path = TokenPath.of(request.inputs, self._processor.config)
+        except Exception as error:  # inputs that contradict themselves are their sender's trouble only
+            request.deliver(Event(error=error))
+            return
         self._waiting.append(request)
 
     def step(self) -> None:
@@ -125,7 +130,8 @@ class Scheduler:
         for request in list(self._waiting):
             if len(self._running) >= self._max_sequences:
                 return
-            path = TokenPath.of(request.inputs, self._processor.config)
+            path = request.path
+            assert path is not None
             source, shared = self._longest_prefix(request, path)
             if self._worth_waiting_for(request, path, shared):
                 continue
@@ -282,11 +288,11 @@ class Scheduler:
             for part in parts:
                 self._run([part])
             return
-        row = 0
+        row, all_finite = 0, bool(logits.isfinite().all())
         for part in parts:
             own = logits[row : row + len(part.wanted)]
             row += len(part.wanted)
-            self._advance(part, own)
+            self._advance(part, own, finite=all_finite or bool(own.isfinite().all()))
 
     def _forward(self, parts: list[Part]) -> Tensor:
         """Logits of all wanted rows of all parts, in order: [n, vocabulary]."""
@@ -324,10 +330,10 @@ class Scheduler:
 
     # --- what comes of it ---
 
-    def _advance(self, part: Part, logits: Tensor) -> None:
+    def _advance(self, part: Part, logits: Tensor, *, finite: bool) -> None:
         """Uses the logits [len(part.wanted), V] of one sequence: nothing yet, scores, or a token."""
         running = part.running
-        if not bool(logits.isfinite().all()):
+        if not finite:
             self._fail(running, NonFiniteError(f"{running.request.name}: the model's logits are not finite; its weights are damaged."))
             return
         if running.request.score_from is not None:
