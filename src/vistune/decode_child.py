@@ -97,7 +97,7 @@ def _header_of(memory: mmap.mmap) -> tuple[ImageHeader, int]:
 
 def _decode_one(descriptor: int, memory_bytes: int, cpu_seconds: int, confine: Callable[[], None]) -> None:
     """Decodes what a shared memory asks for, into it. Runs in a fork of its own, whose last act it is."""
-    memory = mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+    memory = mmap.mmap(descriptor, 0)  # not filled before the decoder gave back what it needed itself
     os.closerange(0, 64)
     _limit("RLIMIT_AS", memory_bytes + len(memory))
     _limit("RLIMIT_CPU", cpu_seconds, cpu_seconds + 1)
