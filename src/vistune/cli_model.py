@@ -76,15 +76,15 @@ def loaded_model(
     others, folder = stands_on(base, vision_tower, template), pull(name)
     _say_loading(name)
 
-    from vistune.checkpoint.folder import load_model, load_untuned
+    from vistune.checkpoint.folder import load_untuned
+    from vistune.checkpoint.shared import load_sharing
     from vistune.engine.engine import Engine
 
     place, precision = _place_and_precision(device, dtype)
     if untuned:
         model, processor = load_untuned(folder, dtype=precision, device=place)
     else:
-        model, processor = load_model(folder, dtype=precision, device=place, **others)
-    _quantise([model], weights)
+        ((model, processor),) = load_sharing(folder, (), dtype=precision, weights=weights, device=place, **others)
     with Engine(model, processor, deterministic=deterministic) as engine:
         yield engine
 
@@ -144,10 +144,11 @@ def _engines(
     for model in roster.models:
         over = [adapter for adapter in roster.adapters if adapter.base in model.names]
         _say_loading(", ".join([model.source, *(adapter.source for adapter in over)]))
-        found = load_sharing(folders[model], [folders[adapter] for adapter in over], dtype=precision, device=place, **others)
+        found = load_sharing(
+            folders[model], [folders[adapter] for adapter in over], dtype=precision, weights=weights, device=place, **others
+        )
         for adapter in over:
             _note_other_base(adapter, folders[adapter], model)
-        _quantise([each for each, _ in found], weights)
         names = [model.names, *((adapter.name,) for adapter in over)]
         loaded += [(each, llava, processor.opening_with(open_image)) for each, (llava, processor) in zip(names, found, strict=True)]
     turns, shares = Turns(), kv_shares([model for _, model, _ in loaded])
@@ -155,13 +156,6 @@ def _engines(
         (names, Engine(model, processor, kv_bytes=share, deterministic=deterministic, turn=turns.new() if len(loaded) > 1 else None))
         for (names, model, processor), share in zip(loaded, shares, strict=True)
     ]
-
-
-def _quantise(models: Sequence[Llava], weights: Weights) -> None:
-    if weights != "full":
-        from vistune.model.low_bits import quantise_weights
-
-        quantise_weights(models, weights)
 
 
 def _note_other_base(adapter: LocalAdapter, folder: Path, model: LocalModel) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -25,6 +26,7 @@ from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed
 from vistune.errors import CheckpointError, TensorError
 from vistune.model.config import ModelConfig
 from vistune.model.llava import Llava
+from vistune.model.low_bits import Bits, quantise_weights
 from vistune.model.processor import Processor
 
 
@@ -33,6 +35,7 @@ def load_sharing(
     adapter_folders: Sequence[Path],
     *,
     dtype: DType = "auto",
+    weights: Literal["full"] | Bits = "full",
     device: str | torch.device = "cpu",
     base: Path | None = None,
     vision_tower: Path | None = None,
@@ -40,18 +43,22 @@ def load_sharing(
 ) -> list[tuple[Llava, Processor]]:
     """The model in `folder`, then one for each adapter; other arguments and errors as in `load_model`, which are about `folder`.
 
+    Args:
+        weights: `int8` and `int4` are smaller and less exact (`model/low_bits.py`). Under int4 the folder's own adapter stays beside its
+            base: merged, much of what it changed would be rounded away again.
+
     Raises:
         CheckpointError: an adapter's folder that holds no adapter, or one on other bases.
         TensorError: an adapter that does not fit.
     """
     tuned = [(path, _tuned(path)) for path in adapter_folders]
     on_bases = [each for _, each in tuned if isinstance(each, OnBases)]
-    if on_bases:
+    if on_bases or (weights == "int4" and stands_on_bases(folder)):
         if template is not None:
             check_template(folder, template)
         first = _on_the_same_bases(folder, on_bases, base, vision_tower)
-        language_model, weights = first.opened()
-        bare = build(first.config, {**weights, **first.own}, where=str(folder), dtype=dtype, device=device)
+        language_model, tensors = first.opened()
+        bare = build(first.config, {**tensors, **first.own}, where=str(folder), dtype=dtype, device=device)
         own_adapter, processor = first.adapter, first.processor(language_model)
         models = [(_over(bare, first.config, {}, [own_adapter], str(folder), dtype), processor)]
     else:
@@ -65,6 +72,8 @@ def load_sharing(
         else:
             model = _over(bare, bare.config, each.replaced, [own_adapter, each], str(path), dtype)
             models.append((model, processor))
+    if weights != "full":
+        quantise_weights([model for model, _ in models], weights)
     return models
 
 

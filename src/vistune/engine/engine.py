@@ -29,7 +29,7 @@ from vistune.engine.scheduler import Scheduler
 from vistune.errors import ResponseSchemaError, UsageError
 from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
-from vistune.model.low_bits import Bits, bits_of, quantise_weights
+from vistune.model.low_bits import Bits, bits_of
 from vistune.model.processor import Processor
 from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
@@ -111,11 +111,10 @@ class Engine:
             dtype: `auto` is bf16 where the hardware multiplies it natively, else fp32.
             weights: `int8` and `int4` are smaller and less exact (`model/low_bits.py`).
         """
-        from vistune.checkpoint.folder import load_model
+        from vistune.checkpoint.shared import load_sharing
 
-        model, processor = load_model(folder, dtype=best_dtype(device) if dtype == "auto" else dtype, device=device)
-        if weights != "full":
-            quantise_weights([model], weights)
+        precision = best_dtype(device) if dtype == "auto" else dtype
+        ((model, processor),) = load_sharing(folder, (), dtype=precision, weights=weights, device=device)
         return cls(model, processor, max_sequences=max_sequences, deterministic=deterministic)
 
     async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:
