@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import httpx2
 import pytest
@@ -291,6 +292,32 @@ def test_whatever_the_other_server_does_its_users_are_told_and_the_others_are_se
         assert "canary" not in " ".join(lines)
         assert server.post(ask() | {"model": "near"}).json()["choices"][0]["message"]["content"] == "I am near."
         until(lambda: server.gate.num_admitted == 0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_read"),
+    [
+        ([b"data: " + b"x" * 80 + b"\n\n"] * 3, True),
+        ([b"data: 1\n", b"\ndata: 2\r\n", b"\r\n"] * 20, True),
+        ([b"data: " + b"x" * 60, b"x" * 60], False),
+        ([b"data: 1\n\n" + b"x" * 120], False),
+        ([b"data: 1\n\n"] * 34, False),
+    ],
+    ids=["events", "ends across chunks", "a long event", "a long event behind another", "many events"],
+)
+def test_a_stream_is_read_no_further_than_its_bounds(sent: list[bytes], is_read: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_client, "MAX_EVENT", 100)
+    monkeypatch.setattr(http_client, "MAX_STREAM", 400 if is_read else 300)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for each in sent:
+            yield each
+
+    async def read() -> list[bytes]:
+        return [each async for each in http_client._with_an_end(chunks())()]
+
+    with nullcontext() if is_read else pytest.raises(ValueError, match="longer than"):
+        assert asyncio.run(read()) == sent
 
 
 def test_a_server_that_says_nothing_is_left_alone_for_a_while_and_then_tried_by_one(monkeypatch: pytest.MonkeyPatch):
