@@ -329,12 +329,12 @@ class Run:
 
 
 async def _two_turns(server: Server, repeats: int) -> list[tuple[Timing, Timing]]:
-    """A picture and 60 words, the reply of 64 tokens, then 30 words more."""
+    """A picture and 60 words, a reply of 8 tokens, then 30 words more."""
     found = []
     async with httpx2.AsyncClient(timeout=900) as http:
         for number in range(repeats):
             messages = [question(picture(500 + number), words(11 * number, WORDS))]
-            first = await ask(http, server, messages)
+            first = await ask(http, server, messages, 8)
             messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": words(number, 30)}]
             found.append((first, await ask(http, server, messages, 4)))
     return found
