@@ -135,3 +135,17 @@ def test_an_order_of_int4_weights_that_is_not_known_is_left_to_the_kernel(monkey
     monkeypatch.setattr(low_bits, "BLOCKS", (96,))
     weight, rows = Int4Weight(torch.randn(192, 96)), torch.randn(200, 96).to(torch.bfloat16)
     assert torch.equal(product(rows, weight), weight.times_few(rows))
+
+
+@every_kind
+def test_weights_on_the_same_input_can_be_one_and_give_the_same_bits(bits: Bits):
+    torch.manual_seed(0)
+    weights = [KINDS[bits](torch.randn(rows, 96)) for rows in (128, 64, 64)]
+    rows = torch.randn(5, 96).to(torch.bfloat16)
+    apart = torch.cat([product(rows, each) for each in weights], dim=-1)
+    whole = weights[0].joined(weights)
+    assert whole is not None
+    assert whole is weights[0].joined(weights)
+    assert torch.equal(whole(rows), apart)
+    assert torch.equal(torch.cat([product(rows, each) for each in weights], dim=-1), apart)
+    assert weights[1].packed.untyped_storage().data_ptr() == whole.packed.untyped_storage().data_ptr()  # type: ignore[union-attr]

@@ -72,6 +72,7 @@ def load_sharing(
         else:
             model = _over(bare, bare.config, each.replaced, [own_adapter, each], str(path), dtype)
             models.append((model, processor))
+    del bare  # whose wide weights would be held until all are packed
     if weights != "full":
         quantise_weights([model for model, _ in models], weights)
     return models

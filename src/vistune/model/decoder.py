@@ -96,20 +96,22 @@ class _Product:
 
     def __init__(self, layers: Sequence[nn.Module], arithmetic: Arithmetic, *, pack: bool):
         bare = [_unwrapped(layer) for layer in layers]
-        linear = [layer for layer in bare if type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, Tensor)]
+        linear = [layer for layer in bare if type(layer) is nn.Linear]
+        wide = all(type(layer.weight) in (nn.Parameter, Tensor) for layer in linear)
+        low_bit = all(hasattr(layer.weight, "joined") for layer in linear)  # `model/low_bits.py`
         self._tiled = arithmetic == "tiles"
         self._layers, self._packed, self._bias = list(layers), None, None
         self._adapted: list[tuple[int, int, nn.Module]] = []
-        if pack and len(linear) == len(layers):
-            weights: list[Tensor] = [layer.weight for layer in linear]
+        if ((pack and wide) or low_bit) and len(linear) == len(layers):
+            weights: list[Any] = [layer.weight for layer in linear]
             biases: list[Tensor] = [layer.bias for layer in linear if layer.bias is not None]
             if len(biases) in (0, len(linear)):
-                self._packed = _packed_once(weights)
+                self._packed = weights[0].joined(weights) if low_bit else _packed_once(weights)
                 self._bias = torch.cat(biases).detach() if biases else None
-                ends = list(accumulate(len(weight) for weight in weights))
+                ends = list(accumulate(each.out_features for each in linear))
                 self._adapted = [
-                    (end - len(weight), end, step)
-                    for layer, weight, end in zip(layers, weights, ends, strict=True)
+                    (end - each.out_features, end, step)
+                    for layer, each, end in zip(layers, linear, ends, strict=True)
                     for step in _adapters(layer)
                 ]
 

@@ -50,6 +50,7 @@ class LowBitWeight(nn.Module):
     def __init__(self, shape: tuple[int, int]):
         super().__init__()
         self.shape = torch.Size(shape)
+        self._joined: tuple[Sequence[LowBitWeight], LowBitWeight] | None = None
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,6 +67,34 @@ class LowBitWeight(nn.Module):
     def wide(self) -> Tensor:
         """What the kernel multiplies by: [N, K] in fp32."""
         raise NotImplementedError
+
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _linear(input, self, bias)
+
+    @staticmethod
+    def joined(weights: Sequence[LowBitWeight]) -> LowBitWeight | None:
+        """One weight with the rows of all of them, whose tensors become parts of its own. None for orders that cannot be joined.
+
+        Whoever asks again gets the same one: models over the same weights share it.
+        """
+        first = weights[0]
+        if len(weights) == 1 or any(type(each) is not type(first) for each in weights):
+            return first if len(weights) == 1 else None
+        if first._joined is None or list(map(id, first._joined[0])) != list(map(id, weights)):
+            whole = first._join(weights)
+            if whole is None:
+                return None
+            first._joined = tuple(weights), whole
+        return first._joined[1]
+
+    def _join(self, weights: Sequence[Any]) -> LowBitWeight | None:
+        raise NotImplementedError
+
+    def _of_all(self, weights: Sequence[LowBitWeight]) -> Any:
+        """A weight of this kind with as many rows as all of them, still without its tensors."""
+        whole = type(self).__new__(type(self))
+        LowBitWeight.__init__(whole, (sum(each.shape[0] for each in weights), self.shape[1]))
+        return whole
 
     def train(self, mode: bool = True) -> LowBitWeight:
         if mode:
@@ -105,6 +134,14 @@ class Int8Weight(LowBitWeight):
         self.scales = scales  # [N] bf16
         self.packed = (wide / scales.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)  # [N, K]
 
+    def _join(self, weights: Sequence[Int8Weight]) -> Int8Weight:
+        whole = self._of_all(weights)
+        whole.packed, whole.scales = torch.cat([each.packed for each in weights]), torch.cat([each.scales for each in weights])
+        parts = [each.shape[0] for each in weights]
+        for each, packed, scales in zip(weights, whole.packed.split(parts), whole.scales.split(parts), strict=True):
+            each.packed, each.scales = packed, scales
+        return whole
+
     def times_few(self, rows: Tensor) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(rows, self.packed, self.scales)
 
@@ -136,6 +173,16 @@ class Int4Weight(LowBitWeight):
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
         self.scales_and_zeros = torch.cat([scales, zeros], dim=2).transpose(0, 1).contiguous()  # [K / GROUP, N, 2]
         self._block = next((block for block in BLOCKS if rows % block == 0 and torch.equal(self._numbers(block) + 8, numbers)), None)
+
+    def _join(self, weights: Sequence[Int4Weight]) -> Int4Weight | None:
+        if self._block is None or any(each._block != self._block for each in weights):
+            return None
+        whole = self._of_all(weights)
+        whole._block, whole.packed = self._block, torch.cat([each.packed for each in weights])
+        whole.scales_and_zeros = torch.cat([each.scales_and_zeros for each in weights], dim=1)
+        for each, packed in zip(weights, whole.packed.split([each.shape[0] for each in weights]), strict=True):
+            each.packed = packed  # not its scales: the kernel wants them in one piece, and here others' lie between
+        return whole
 
     def times_few(self, rows: Tensor) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_zeros)
