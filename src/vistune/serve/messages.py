@@ -99,9 +99,7 @@ def conversation_of(
     return Conversation(tuple(read))
 
 
-async def fetched(
-    conversation: Conversation, sources: PictureSources, limits: ImageLimits, hold: Callable[[int], None]
-) -> Conversation:
+async def fetched(conversation: Conversation, sources: PictureSources, limits: ImageLimits, hold: Callable[[int], None]) -> Conversation:
     """The conversation with its pictures instead of their web addresses. Cancelling it closes all connections.
 
     Args:
