@@ -50,6 +50,9 @@ bench: install  ## timings and measured quality, into benchmarks/results
 	$(BIN)/python benchmarks/ragged.py --threads 1 --dtype bfloat16 --out benchmarks/results/ragged_bfloat16.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt trl  # a peer of the next one
 	$(BIN)/python benchmarks/train.py --budget-minutes 90
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/low_bits.py
 	$(BIN)/python benchmarks/assistant.py $(ASSISTANT_BENCH)
 
 assistant: install  ## train the bundled assistant again, from its recipe (an hour to an hour and a half on two cores)
