@@ -366,8 +366,9 @@ def test_requests_that_run_and_wait_are_counted(make_engine: MakeEngine):
         engine = make_engine(max_sequences=2)
         streams = [engine.stream(CONVERSATIONS[1], replace(ENDLESS, temperature=5.0, seed=seed)) for seed in range(5)]
         first = [asyncio.ensure_future(anext(stream)) for stream in streams]
-        await asyncio.wait(first, return_when="FIRST_COMPLETED")
-        counters = engine.counters()
+        async with asyncio.timeout(30):  # each is read by a thread of the loop's pool before the engine has it
+            while not (counters := engine.counters()).running or counters.running + counters.waiting < 5:
+                await asyncio.sleep(0.001)
         engine.close()
         await asyncio.gather(*first, return_exceptions=True)
         return counters.running, counters.waiting
