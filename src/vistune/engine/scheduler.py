@@ -11,12 +11,13 @@ ever reused, so that it does not matter either what was asked before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from vistune.checkpoint.tensors import one_thread
 from vistune.engine.counters import EngineCounters
 from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
 from vistune.engine.pictures import Pictures
@@ -329,7 +330,7 @@ class Scheduler:
         """
         if not self._is_small or self._deterministic or any(part.running.is_prefilling for part in parts):
             return nullcontext()
-        return _one_thread()
+        return one_thread()
 
     def _embeddings(self, parts: list[Part]) -> Tensor:
         pieces = []
@@ -444,13 +445,3 @@ def _is_small(model: Llava) -> bool:
     largest = 2 * text.get("hidden_size", 0) * text.get("intermediate_size", 0) * model.dtype.itemsize
     few = model.device.type == "cpu" and torch.get_num_threads() <= _FEW_THREADS
     return few and model.dtype == torch.bfloat16 and 0 < largest <= _SMALL_BYTES
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

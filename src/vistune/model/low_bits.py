@@ -10,6 +10,7 @@ installed it is imported by transformers into every program. `benchmarks/low_bit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
@@ -35,7 +36,7 @@ AT_ONCE = 1 << 20
 """Weights that are made wide at once for many rows: few enough to stay in a cache."""
 
 
-class LowBitWeight(nn.Module):
+class LowBitWeight(nn.Module, ABC):
     """Stands in a linear layer where its weight [N, K] stood: F.linear(input, this, bias) is computed here.
 
     Few rows go through a kernel that reads the packed weights and adds up in fp32; its bits for a row are the same in any company. For many
@@ -56,17 +57,17 @@ class LowBitWeight(nn.Module):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _linear(*args, **(kwargs or {})) if func is F.linear else NotImplemented
 
+    @abstractmethod
     def times_few(self, rows: Tensor) -> Tensor:
         """bf16 [M, K] -> [M, N]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def times_many(self, rows: Tensor) -> Tensor:
         """bf16 [M, K] -> [M, N]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wide(self) -> Tensor:
         """What the kernel multiplies by: [N, K] in fp32."""
-        raise NotImplementedError
 
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
         return _linear(input, self, bias)
@@ -87,8 +88,9 @@ class LowBitWeight(nn.Module):
             first._joined = tuple(weights), whole
         return first._joined[1]
 
+    @abstractmethod
     def _join(self, weights: Sequence[Any]) -> LowBitWeight | None:
-        raise NotImplementedError
+        """One weight of all of them, to which they then belong; None where their order cannot be joined."""
 
     def _of_all(self, weights: Sequence[LowBitWeight]) -> Any:
         """A weight of this kind with as many rows as all of them, still without its tensors."""
