@@ -309,7 +309,7 @@ class OpenAIChatModel:
     async def _request(self, conversation: Conversation, params: SamplingParams) -> dict[str, Any]:
         request = await asyncio.to_thread(chat_request, self.model, conversation, params, length_parameter=self._length_parameter)
         # Words of vLLM's, SGLang's and llama.cpp's. A server that does not know them must refuse: its reply would be a wrong one.
-        extra: dict[str, Any] = {name: getattr(params, name) for name in ("top_k", "min_p") if getattr(params, name)}
+        extra: dict[str, Any] = {name: getattr(params, name) for name in ("top_k", "min_p", "cache_salt") if getattr(params, name)}
         if conversation.messages[-1].role == "assistant":
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         if extra:

@@ -124,6 +124,8 @@ class SamplingParams:
         logit_bias: (token id, what is added to its logit).
         top_k: only so many of the likeliest tokens are drawn from; 0 for all.
         min_p: only tokens at least this fraction as likely as the likeliest one are drawn from.
+        cache_salt: what was read and seen for this conversation serves those with the same salt only, so that no other can find out by
+            the time it takes. It changes nothing of the reply.
     """
 
     max_new_tokens: int = 256
@@ -139,6 +141,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_k: int = 0
     min_p: float = 0.0
+    cache_salt: str = ""
 
 
 ANY_OBJECT = '{"type":"object"}'

@@ -57,6 +57,10 @@ def test_a_picture_that_several_ask_about_is_seen_once(model: Llava, processor: 
     submit(scheduler, processor, told("Another day, another system text.", picture(1)))
     run_dry(scheduler)
     assert looked == [1]
+    for letter, salt in (("d", "mine"), ("e", "yours"), ("f", "mine")):  # nobody can tell from the time what others asked about
+        submit(scheduler, processor, told(letter * 9, picture(1)), cache_salt=salt)
+        run_dry(scheduler)
+    assert looked == [1, 1, 1]
     alone = make_scheduler(model, processor)
     _, events = submit(alone, processor, told("c" * 9, picture(1)))
     run_dry(alone)
@@ -150,7 +154,7 @@ def test_in_company_a_picture_has_the_bits_it_has_alone(tower: str, image: Image
 
 
 def test_what_is_kept_of_pictures_is_bounded_and_the_oldest_goes_first(model: Llava, processor: Processor, looked: list[int]):
-    one = 4 * 32 * 4  # tokens, width, bytes
+    one = pictures.ENTRY_BYTES + 4 * 32 * 4  # tokens, width, bytes
     seen = Pictures(model, nullcontext, max_bytes=2 * one)
     for seed in (1, 2, 1, 3, 1, 2):
         seen.look([seen.picture(processor(ask("What?", image=picture(seed))), 0)])

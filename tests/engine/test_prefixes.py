@@ -56,6 +56,20 @@ def test_pictures_side_by_side_are_told_apart():
     assert two("cat", "dog").common_length(two("dog", "cat")) == 1
 
 
+def test_paths_of_other_salt_have_nothing_in_common_and_their_continuations_keep_it():
+    one = replace(text("a long way of forty rows, each of a letter"), salt="mine")
+    assert (one.common_length(replace(one)), one.common_length(replace(one, salt=""))) == (len(one), 0)
+    assert not set(one.digests) & set(replace(one, salt="yours").digests)
+    assert one.extended([7], 20).common_length(one) == 20
+    arena = small_arena()
+    cache = PrefixCache(arena)
+    sequence = arena.allocate(reserve=len(one))
+    arena.view([sequence]).commit([len(one)])
+    cache.keep(one, sequence)
+    assert cache.longest(replace(one, salt="yours")) == (None, 0)
+    assert cache.longest(replace(one))[1] == len(one)
+
+
 def test_the_longest_match_is_found_and_a_continued_entry_is_replaced():
     arena = small_arena()
     cache = PrefixCache(arena)

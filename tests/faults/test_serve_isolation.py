@@ -80,6 +80,23 @@ def test_a_hundred_rounds_with_and_without_kept_prefixes_say_the_same():
     assert words[0] == words[1]
 
 
+def test_what_was_read_serves_those_with_the_same_salt_only(server: TinyServer):
+    """Prompt, picture and the conversation's own reply; with any salt the words are the same."""
+    question = shown("What do you see under the salt?", png("teal"))
+
+    def asked(**salt: str) -> tuple[str, int]:
+        answer = server.post(ask(question, **salt)).json()
+        return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    found = {}
+    for salt in ({}, {"cache_salt": "one"}, {"cache_salt": "two"}):
+        found[str(salt)] = [asked(**salt), asked(**salt)]
+    assert len({words for pair in found.values() for words, _ in pair}) == 1
+    cached = [[count for _, count in pair] for pair in found.values()]
+    assert cached[1][0] == cached[2][0] == 0  # not even what all prompts begin with
+    assert all(second > 0 for _, second in cached)
+
+
 # --- S16: the key of a picture ------------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
 from vistune.model.low_bits import Bits, bits_of
 from vistune.model.processor import Processor
+from vistune.model.threads import apart
 from vistune.types import Conversation, Delta, Message, Reply, SamplingParams, TextPart, TokenLogprob
 
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
@@ -49,7 +50,7 @@ class Engine:
         max_sequences: conversations that run at once; others wait their turn.
         prefill_tokens: prompt tokens read in one step beside the running replies; fewer make those smoother, more make prompts faster.
         kv_bytes: limit on the keys and values of running and earlier conversations. By default a quarter of the machine's memory, at most
-            4 GiB, and always enough for one full context.
+            4 GiB, and always enough for one full context. What the tower saw of pictures is kept in a thirty-second part of it beside.
         deterministic: the same bits for the same conversation in any company and after any other, also in bf16. Slower, as
             `model/ragged.py` says.
         turn: taken for each step, where other engines compute on the same device (`neighbours.py`).
@@ -82,7 +83,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._vocabulary: int = model.causal_lm.get_input_embeddings().num_embeddings
         self._grammars = Grammars(processor.tokenizer, vocabulary=self._vocabulary, stop_ids=processor.stop_ids)
-        scheduler = Scheduler(
+        scheduler = apart(
+            Scheduler,
             model,
             processor,
             max_sequences=max_sequences,
@@ -114,7 +116,7 @@ class Engine:
         from vistune.checkpoint.shared import load_sharing
 
         precision = best_dtype(device) if dtype == "auto" else dtype
-        ((model, processor),) = load_sharing(folder, (), dtype=precision, weights=weights, device=device)
+        ((model, processor),) = apart(load_sharing, folder, (), dtype=precision, weights=weights, device=device)
         return cls(model, processor, max_sequences=max_sequences, deterministic=deterministic)
 
     async def generate(self, conversation: Conversation, params: SamplingParams = GREEDY) -> Reply:

@@ -29,13 +29,19 @@ VIEWS_AT_FIRST, MOST_VIEWS = 4, 64
 """Views at once before it is known how long one takes, and at most."""
 KEPT_BYTES = 128 << 20
 """Limit on the embeddings of pictures that are kept: 500 pictures of a small model, 25 of a 7B one."""
+ENTRY_BYTES = 1024
+"""What a kept picture takes besides its embeddings: key, tensor and place."""
+
+
+_Key = tuple[str, str]
+"""The salt of who may know that it was seen, and the digest of what it is."""
 
 
 @dataclass(eq=False)
 class Picture:
     """One picture on its way through tower and projector."""
 
-    key: str | None
+    key: _Key | None
     size: tuple[int, int]
     views: int
     pixels: Tensor | None  # [V, 3, H, W], until all are looked at
@@ -61,16 +67,17 @@ class Pictures:
 
     def __init__(self, model: Llava, arithmetic: Callable[[], AbstractContextManager[None]], *, max_bytes: int = KEPT_BYTES):
         self._model, self._arithmetic, self._max_bytes = model, arithmetic, max_bytes
-        self._under_way: WeakValueDictionary[str, Picture] = WeakValueDictionary()
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._under_way: WeakValueDictionary[_Key, Picture] = WeakValueDictionary()
+        self._kept: OrderedDict[_Key, Tensor] = OrderedDict()
         self._seconds_per_view: float | None = None
         self.bytes_used = 0
         self.encoded = 0
         """Pictures that went through the tower."""
 
-    def picture(self, inputs: ModelInputs, index: int) -> Picture:
-        """A request's picture: known, under way for another request, or yet to be looked at."""
-        key = inputs.image_keys[index] if inputs.image_keys else None
+    def picture(self, inputs: ModelInputs, index: int, salt: str = "") -> Picture:
+        """A request's picture: known, under way for another request of the same salt, or yet to be looked at."""
+        content = inputs.image_keys[index] if inputs.image_keys else None
+        key = None if content is None else (salt, content)
         if key is not None and (under_way := self._under_way.get(key)) is not None:
             return under_way
         before = sum(inputs.views[:index])
@@ -154,15 +161,15 @@ class Pictures:
         if picture.key is not None:
             self._under_way.pop(picture.key, None)
 
-    def _keep(self, key: str, embeddings: Tensor) -> None:
+    def _keep(self, key: _Key, embeddings: Tensor) -> None:
         self._under_way.pop(key, None)
-        if key in self._kept or embeddings.nbytes > self._max_bytes:
+        if key in self._kept or ENTRY_BYTES + embeddings.nbytes > self._max_bytes:
             return
         self._kept[key] = embeddings
-        self.bytes_used += embeddings.nbytes
+        self.bytes_used += ENTRY_BYTES + embeddings.nbytes
         while self.bytes_used > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)
-            self.bytes_used -= oldest.nbytes
+            self.bytes_used -= ENTRY_BYTES + oldest.nbytes
 
     def forget(self) -> None:
         """Drops all that is kept."""

@@ -37,13 +37,16 @@ class ImageSpan:
 
 @dataclass(frozen=True)
 class TokenPath:
-    """Everything that keys and values of T rows depend on: token ids, and for rows of pictures the pictures."""
+    """Everything that keys and values of T rows depend on: token ids, and for rows of pictures the pictures. And whose they are: paths of
+    different salt have nothing in common.
+    """
 
     ids: np.ndarray  # [T] int64, IMAGE_ROW where a picture is
     images: tuple[ImageSpan, ...] = ()
+    salt: str = ""
 
     @classmethod
-    def of(cls, inputs: ModelInputs, config: ModelConfig) -> TokenPath:
+    def of(cls, inputs: ModelInputs, config: ModelConfig, salt: str = "") -> TokenPath:
         ids = inputs.input_ids.numpy().copy()
         mask = inputs.image_mask.numpy()
         ids[mask] = IMAGE_ROW
@@ -54,7 +57,7 @@ class TokenPath:
             count = image_layout(size, config, images_in_conversation=len(inputs.image_sizes)).tokens
             spans.append(ImageSpan(int(rows[first]), int(rows[first + count - 1]) + 1, key))
             first += count
-        return cls(ids, tuple(spans))
+        return cls(ids, tuple(spans), salt)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +65,7 @@ class TokenPath:
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """Of the first 16, 32, 48 ... rows and the pictures that begin in them; none from a picture on whose content is unknown."""
-        running, digests, images = hashlib.blake2b(digest_size=16), [], list(self.images)
+        running, digests, images = hashlib.blake2b(self.salt.encode(), digest_size=16), [], list(self.images)
         for end in range(STRIDE, len(self) + 1, STRIDE):
             running.update(self.ids[end - STRIDE : end].tobytes())
             while images and images[0].start < end:
@@ -76,10 +79,12 @@ class TokenPath:
     def extended(self, tokens: list[int], length: int) -> TokenPath:
         """The first `length` rows of this path followed by `tokens`. It may end inside a picture."""
         ids = np.concatenate([self.ids, np.array(tokens, dtype=np.int64)])[:length]
-        return TokenPath(ids, tuple(image for image in self.images if image.start < length))
+        return TokenPath(ids, tuple(image for image in self.images if image.start < length), self.salt)
 
     def common_length(self, other: TokenPath) -> int:
         """Rows at the beginning that both have."""
+        if self.salt != other.salt:
+            return 0
         shorter = min(len(self), len(other))
         different = np.flatnonzero(self.ids[:shorter] != other.ids[:shorter])
         length = int(different[0]) if len(different) else shorter

@@ -5,7 +5,8 @@ that a long prompt does not stop the others' replies. Synchronous and without th
 
 A prompt is always cut at multiples of `CHUNK` rows from its own beginning, never by what else is running: together with steady matrix
 products this makes a reply in fp32 the same alone and in company. In deterministic mode only whole chunks that were read as a prompt are
-ever reused, so that it does not matter either what was asked before.
+ever reused, so that it does not matter either what was asked before. Plain bf16 promises nothing of the kind, and there a last chunk of
+few rows is read with the one before it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vistune.checkpoint.tensors import one_thread
 from vistune.engine.counters import EngineCounters
 from vistune.engine.kv_cache import KVArena, KVSequence, KVShape
-from vistune.engine.pictures import Pictures
+from vistune.engine.pictures import KEPT_BYTES, Pictures
 from vistune.engine.prefixes import Kept, PrefixCache, TokenPath
 from vistune.engine.requests import Event, Part, Request, Running
 from vistune.engine.sampling import ReplyText, Sampler, token_logprob
@@ -36,9 +36,6 @@ CHUNK = 256
 MIN_SHARED = 32
 """A request waits for a running one to finish its prompt if that saves it at least this many rows."""
 
-_SMALL_BYTES, _FEW_THREADS = 8 << 20, 4
-"""The largest product of a layer, gate and up together, of a small model; and threads beyond which it may be quicker with all of them."""
-
 Made = TypeVar("Made")
 
 
@@ -46,7 +43,7 @@ class Scheduler:
     """Args:
     max_sequences: requests that run at once; others wait.
     prefill_tokens: prompt rows in one step, at least one chunk.
-    kv_bytes: limit on keys and values, running and kept.
+    kv_bytes: limit on keys and values, running and kept; a thirty-second part of it is for what was seen of pictures.
     """
 
     def __init__(
@@ -54,11 +51,10 @@ class Scheduler:
     ):
         self._model, self._processor = model, processor
         self._layers = model.layers_for_inference(deterministic=deterministic)
-        self._is_small = _is_small(model)
         self._max_sequences, self._prefill_tokens, self._deterministic = max_sequences, prefill_tokens, deterministic
         self.arena = KVArena(KVShape.of(model.config.text_config), dtype=model.dtype, device=model.device, max_bytes=kv_bytes)
         self.cache = PrefixCache(self.arena)
-        self._pictures = Pictures(model, self._arithmetic)
+        self._pictures = Pictures(model, self._arithmetic, max_bytes=KEPT_BYTES if kv_bytes is None else min(KEPT_BYTES, kv_bytes // 32))
         self._waiting: list[Request] = []
         self._running: list[Running] = []
         self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
@@ -97,7 +93,7 @@ class Scheduler:
             )
             return
         try:
-            request.path = TokenPath.of(request.inputs, self._processor.config)
+            request.path = TokenPath.of(request.inputs, self._processor.config, request.params.cache_salt)
         except Exception as error:  # inputs that contradict themselves are their sender's trouble only
             request.deliver(Event(error=error))
             return
@@ -226,7 +222,7 @@ class Scheduler:
         self._prompt_tokens += running.num_prompt
         self._cached_tokens += shared
         needed = [index for index, image in enumerate(path.images) if image.end > shared]
-        running.pictures = {index: self._pictures.picture(request.inputs, index) for index in needed}
+        running.pictures = {index: self._pictures.picture(request.inputs, index, request.params.cache_salt) for index in needed}
 
     # --- the forward pass ---
 
@@ -269,12 +265,19 @@ class Scheduler:
         budget = max(self._prefill_tokens, CHUNK)
         for running in self._running:
             if running.is_prefilling and not running.waits_to_see:
-                start = running.sequence.length
-                count = min(CHUNK - start % CHUNK, running.num_prompt - start)
+                count = self._chunk(running)
                 if count > budget:
                     return
                 budget -= count
-                yield Part(running, count, self._wanted(running, start, count))
+                yield Part(running, count, self._wanted(running, running.sequence.length, count))
+
+    def _chunk(self, running: Running) -> int:
+        """How many rows of a prompt are read next."""
+        start = running.sequence.length
+        rest, promised = running.num_prompt - start, self._deterministic or self._model.dtype in (torch.float32, torch.float64)
+        if not promised and rest <= min(CHUNK + CHUNK // 2, self._prefill_tokens):
+            return rest
+        return min(CHUNK - start % CHUNK, rest)
 
     def _wanted(self, running: Running, start: int, count: int) -> range:
         """Rows of a prompt chunk whose logits are needed: the last of the prompt, or those before each token to be scored."""
@@ -317,20 +320,10 @@ class Scheduler:
         view = self.arena.view([part.running.sequence for part in parts])
         # A pass without wanted rows only fills the arena, but the last layer is pruned to at least one row.
         select = torch.tensor(selected or [len(ids) - 1], device=self._model.device)
-        with torch.inference_mode(), self._threads(parts):
+        with torch.inference_mode():
             embeddings = self._embeddings(parts)
             hidden = self._model.hidden_states(batch, select=select, kv=view, embeddings=embeddings, layers=self._layers)
             return self._layers.logits(hidden[: len(selected)])
-
-    def _threads(self, parts: list[Part]) -> AbstractContextManager[None]:
-        """One thread where a step only writes the next tokens of a small model: a second would cost more than it brings.
-
-        SmolLM2-135M in bf16 on two cores takes 16 ms a step instead of 24, and 31 instead of 46 for eight replies at once. Only in plain
-        bf16: what fp32 and the deterministic mode promise of their bits has been shown for one number of threads at a time.
-        """
-        if not self._is_small or self._deterministic or any(part.running.is_prefilling for part in parts):
-            return nullcontext()
-        return one_thread()
 
     def _embeddings(self, parts: list[Part]) -> Tensor:
         pieces = []
@@ -437,11 +430,3 @@ def _typed(error: Exception) -> Exception:
     if out_of_memory and not isinstance(error, OutOfMemory):
         return OutOfMemory("The machine ran out of memory in a forward pass; run fewer sequences at once, or show smaller pictures.")
     return error
-
-
-def _is_small(model: Llava) -> bool:
-    """Whether a step of this model on this machine is held up by the way from product to product, and not by reading weights."""
-    text = model.config.text_config
-    largest = 2 * text.get("hidden_size", 0) * text.get("intermediate_size", 0) * model.dtype.itemsize
-    few = model.device.type == "cpu" and torch.get_num_threads() <= _FEW_THREADS
-    return few and model.dtype == torch.bfloat16 and 0 < largest <= _SMALL_BYTES

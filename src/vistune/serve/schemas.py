@@ -100,6 +100,7 @@ class Body(BaseModel):
     top_k: int | None = Field(None, ge=-1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     response_format: _ResponseFormat | None = None
+    cache_salt: str | None = Field(None, max_length=256)
 
 
 _NOT_HONOURED: Mapping[str, Sequence[Any]] = {
@@ -237,6 +238,7 @@ def _params(body: Body, limits: RequestLimits) -> SamplingParams:
         logit_bias=tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items()),
         top_k=max(body.top_k or 0, 0),
         min_p=body.min_p or 0.0,
+        cache_salt=writable(body.cache_salt or "", "cache_salt"),
     )
 
 
