@@ -79,12 +79,13 @@ def loaded_model(
     from vistune.checkpoint.folder import load_untuned
     from vistune.checkpoint.shared import load_sharing
     from vistune.engine.engine import Engine
+    from vistune.model.threads import apart
 
     place, precision = _place_and_precision(device, dtype)
     if untuned:
-        model, processor = load_untuned(folder, dtype=precision, device=place)
+        model, processor = apart(load_untuned, folder, dtype=precision, device=place)
     else:
-        ((model, processor),) = load_sharing(folder, (), dtype=precision, weights=weights, device=place, **others)
+        ((model, processor),) = apart(load_sharing, folder, (), dtype=precision, weights=weights, device=place, **others)
     with Engine(model, processor, deterministic=deterministic) as engine:
         yield engine
 
@@ -138,14 +139,15 @@ def _engines(
     from vistune.checkpoint.shared import load_sharing
     from vistune.engine.engine import Engine
     from vistune.engine.neighbours import Turns, kv_shares
+    from vistune.model.threads import apart
 
     place, precision = where
     loaded: list[tuple[Sequence[str], Llava, Processor]] = []
     for model in roster.models:
         over = [adapter for adapter in roster.adapters if adapter.base in model.names]
         _say_loading(", ".join([model.source, *(adapter.source for adapter in over)]))
-        found = load_sharing(
-            folders[model], [folders[adapter] for adapter in over], dtype=precision, weights=weights, device=place, **others
+        found = apart(
+            load_sharing, folders[model], [folders[adapter] for adapter in over], dtype=precision, weights=weights, device=place, **others
         )
         for adapter in over:
             _note_other_base(adapter, folders[adapter], model)

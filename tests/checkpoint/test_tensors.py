@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from vistune.checkpoint.tensors import LazyTensor, one_thread, open_weights, read_header, write_file, write_weights
+from vistune.checkpoint.tensors import LazyTensor, open_weights, read_header, write_file, write_weights
 from vistune.errors import CheckpointError, TensorError, VistuneError
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -168,19 +168,3 @@ def test_shards_fill_up_to_the_limit_and_tensors_are_read_one_at_a_time(tmp_path
     assert [len(read_header(tmp_path / shard)) for shard in sorted(digests)] == [2, 2, 1]
     assert read == list("abcde")
     assert sorted(open_weights(tmp_path)) == list("abcde")
-
-
-def test_one_thread_is_for_a_while_and_also_over_after_an_error():
-    before, inside = torch.get_num_threads(), []
-
-    def fail() -> None:
-        inside.append(torch.get_num_threads())
-        raise RuntimeError
-
-    torch.set_num_threads(3)
-    try:
-        with pytest.raises(RuntimeError), one_thread():
-            fail()
-        assert (inside, torch.get_num_threads()) == ([1], 3)
-    finally:
-        torch.set_num_threads(before)

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from vistune.checkpoint import names
 from vistune.checkpoint.files import Fields, contained_file, has_file, read_json
-from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, one_thread, read_header, refuse_pickled, write_file
+from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, read_header, refuse_pickled, write_file
 from vistune.errors import CheckpointError, TensorError
 from vistune.model.llava import Llava
+from vistune.model.threads import one_thread
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -18,11 +18,12 @@ from transformers import CONFIG_MAPPING, AddedToken, AutoTokenizer, PreTrainedCo
 from vistune.checkpoint import names
 from vistune.checkpoint.files import MAX_TOKENIZER_BYTES, contained_file, has_file, read_json
 from vistune.checkpoint.hub import refuse_code
-from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, one_thread, size_of
+from vistune.checkpoint.tensors import LazyTensor, TensorSource, listed, size_of
 from vistune.errors import CheckpointError, TensorError
 from vistune.model.config import ModelConfig
 from vistune.model.llava import Llava
 from vistune.model.projector import build_projector
+from vistune.model.threads import one_thread
 
 DType = Literal["auto"] | torch.dtype
 _PARTS = (names.TOWER, names.PROJECTOR, names.NEWLINE, names.LANGUAGE_MODEL)

@@ -12,8 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,17 +215,6 @@ class LazyTensor:
 
 
 TensorSource = TensorSlot | LazyTensor
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs short work on one thread: where other programs hold the cores, threads wait for each other far longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def size_of(source: TensorSource) -> int:

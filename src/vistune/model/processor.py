@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -115,7 +116,7 @@ class Processor:
             input_ids=input_ids,
             image_mask=image_mask,
             labels=self._labels(segments, tokens, input_ids, image_mask, mask) if train else None,
-            pixel_values=None if not views else views[0] if len(views) == 1 else torch.cat(views),
+            pixel_values=_joined(views) if views else None,
             views=tuple(layout.views for layout in layouts),
             image_sizes=tuple(look.size for look in seen),
             image_keys=tuple(look.key for look in seen if look.key),
@@ -195,10 +196,13 @@ class Processor:
     def _expanded(self, tokens: Sequence[Token], layouts: Sequence[ImageLayout]) -> tuple[Tensor, Tensor]:
         """Ids [T] and image mask [T], with as many placeholders for each picture as its layout has tokens."""
         remaining = iter(layouts)
-        repeats = torch.tensor([next(remaining).tokens if token.is_image else 1 for token in tokens])
-        ids = torch.tensor([self.config.image_token_id if token.is_image else token.id for token in tokens])
-        is_image = torch.tensor([token.is_image for token in tokens])
-        return ids.repeat_interleave(repeats), is_image.repeat_interleave(repeats)
+        ids: list[int] = []
+        is_image: list[bool] = []
+        for token in tokens:  # `repeat_interleave` would start a team of threads (`model/threads.py`)
+            count = next(remaining).tokens if token.is_image else 1
+            ids += [self.config.image_token_id if token.is_image else token.id] * count
+            is_image += [token.is_image] * count
+        return torch.tensor(ids), torch.tensor(is_image)
 
     def _look_at(self, part: ImagePart, given: Image.Image | None, shown: int, *, load_pixels: bool, keyed: bool) -> _Look:
         """What a conversation that shows so many pictures needs of one. It is made into views at once and let go, so that a prompt of
@@ -226,6 +230,11 @@ class _Look:
     layout: ImageLayout
     views: Tensor | None = None  # [V, 3, S, S]
     key: str = ""
+
+
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    """The views of all pictures. `torch.cat` would start a team of threads for whoever prepares a prompt (`model/threads.py`)."""
+    return views[0] if len(views) == 1 else torch.from_numpy(np.concatenate([view.numpy() for view in views]))
 
 
 def _teaches(token: Token, mask: LossMask) -> bool:

@@ -18,9 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
 
+import torch
 from torch import Tensor
 
 from vistune.errors import ImageError, WorkerError
+from vistune.model.threads import keep_to_one_core
 from vistune.train.objectives import Objective, Prepared
 
 Forwards = tuple[tuple[Prepared, ...], ...]
@@ -77,7 +79,10 @@ class Loader:
         self._closed = False
         self._changed = threading.Condition()
         # Daemons, because a read that hangs in the file system must not keep the process from ending.
-        self._threads = [threading.Thread(target=self._work, name=f"reader-{number}", daemon=True) for number in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(torch.get_num_threads(),), name=f"reader-{number}", daemon=True)
+            for number in range(workers)
+        ]
         if self._threads:
             self._plan_ahead()
             self._start()
@@ -159,7 +164,8 @@ class Loader:
 
     # --- the threads' side ---
 
-    def _work(self) -> None:
+    def _work(self, threads: int) -> None:
+        keep_to_one_core(threads)
         while (row := self._begin()) is not None:
             try:
                 prepared, error = self._read(row.place), None
