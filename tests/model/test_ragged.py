@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vistune.engine.kv_cache import KVArena, KVShape
 from vistune.errors import UsageError
 from vistune.model.block_attention import attend_in_blocks
-from vistune.model.ragged import fixed_row_tiles, ragged_attention, steady_rows
+from vistune.model.ragged import attend_once, fixed_row_tiles, ragged_attention, steady_rows
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 LENGTHS = [5, 1, 9]
@@ -107,6 +107,21 @@ def test_in_half_precision_blocks_are_as_near_to_exact_as_the_kernel_and_keep_on
     assert sum(kept) == sum(tensor.nbytes for tensor in half)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), reference, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("numbers", [1, 3 * 300 * 64, 1 << 20])  # a head, three heads and all heads at a time
+def test_one_token_sees_its_past_as_exactly_as_by_the_kernel(dtype: torch.dtype, numbers: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vistune.model.ragged.ONCE_NUMBERS", numbers)
+    torch.manual_seed(0)
+    arena = torch.randn(2, 7, 320, 64).to(dtype)
+    query, key, value = torch.randn(1, 7, 1, 64).to(dtype), arena[:1, :, :300], arena[1:, :, :300]
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), scale=0.3)
+    kernel = F.scaled_dot_product_attention(query, key, value, scale=0.3)
+    ours = attend_once(query, key, value, 0.3)
+    assert ours.dtype == dtype
+    assert ours.shape == query.shape
+    assert (ours - exact).abs().max() <= (kernel - exact).abs().max()
 
 
 def test_under_autocast_attention_runs_in_the_type_of_its_products():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 import transformers
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 
 from vistune.errors import UnknownName, UnsupportedModel
 from vistune.model.config import ImageConfig, ModelConfig
+from vistune.model.ragged import fixed_row_tiles, steady_rows
 from vistune.model.vision import build_vision_tower
 
 TOWER = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
@@ -105,3 +109,12 @@ def test_efficientnet_statistics_stay_as_trained_in_training_mode():
     before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
     tower(torch.randn(2, 3, 64, 64) * 5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tower.state_dict().items())
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [(fixed_row_tiles, torch.bfloat16), (steady_rows, torch.float32)])
+def test_efficientnet_sees_a_picture_in_company_as_it_sees_it_alone(mode: Callable[[], AbstractContextManager[None]], dtype: torch.dtype):
+    tower = efficientnet(224).eval().to(dtype)
+    pixels = torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode(), mode():
+        together = tower(pixels)
+        assert all(torch.equal(alone, tower(picture)) for alone, picture in zip(together.split(1), pixels.split(1), strict=True))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vistune.model.ragged import STEADY_ROWS, TILE_ROWS, attend, fixed_row_tiles, steady_silu
+from vistune.model.ragged import STEADY_ROWS, TILE_ROWS, attend, attend_once, fixed_row_tiles, steady_silu
 
 # T rows of all sequences, filled up with empty ones to T' · N rows of one sequence · D width · V vocabulary
 # H query heads · K key-value heads · E head width · R of it that is rotated
@@ -312,9 +312,7 @@ class _Layer:
                 continue
             keys, values = plane.keys[self._index], plane.values[self._index]
             if len(positions) == 1 and positions[0] + 1 == keys.shape[2] and (self._window is None or positions[0] < self._window):
-                # The heads that share keys become query rows: enable_gqa on a single query is several times slower in bf16 on a CPU.
-                attended = F.scaled_dot_product_attention(heads[first : first + 1], keys, values, scale=self._scale)
-                outputs.append(attended.reshape(1, -1))
+                outputs.append(attend_once(heads[first : first + 1], keys, values, self._scale).reshape(1, -1))
                 continue
             own = heads[first : first + len(positions)].flatten(1, 2).transpose(0, 1)[None]
             attended = attend(own, keys, values, positions, scaling=self._scale, sliding_window=self._window)
