@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.faults.tiny_training import ended, spawn, train_on
+from torch.distributed.tensor import DTensor
 
 from vistune.checkpoint.resume import saved_steps
 from vistune.checkpoint.tensors import open_weights
@@ -27,7 +28,7 @@ from vistune.errors import UnknownName, UsageError, WorkerError
 from vistune.model.inputs import lay_end_to_end
 from vistune.model.llava import Llava
 from vistune.model.processor import Processor
-from vistune.train import trainer
+from vistune.train import distributed, trainer
 from vistune.train.config import TrainConfig, override
 from vistune.train.distributed import World, _raise, start_world
 from vistune.train.loader import Forwards
@@ -142,6 +143,72 @@ def _check_that_work_was_uneven(output: Path) -> None:
     forwards = [pair for steps in zip(*both, strict=True) for pair in zip(*steps, strict=True)]
     assert any(first[0] and second[0] and bool(first[1]) != bool(second[1]) for first, second in forwards)
     assert any(not first[0] or not second[0] for first, second in forwards)
+
+
+def test_masters_are_made_layer_by_layer_and_never_stand_whole_beside_each_other(shared: TrainConfig, tmp_path: Path):
+    """Of a model in bf16 whose language model learns: elements in fp32 and in one piece, whenever a layer or the rest is divided."""
+    changes = {"trainable": "projector,language_model", "precision": "bf16", "max_steps": 1, "output": str(tmp_path / "run")}
+    config = override(shared, changes)
+
+    def noted(path: Path) -> None:
+        begun: list[Llava] = []
+        start, divide = trainer.start_model, distributed.fully_shard
+
+        def in_bf16(choice: Any) -> Any:
+            found = start(choice)
+            found.model.causal_lm.bfloat16()
+            begun.append(found.model)
+            return found
+
+        def fully_shard(module: torch.nn.Module, **rest: Any) -> Any:
+            whole = [each for each in begun[0].causal_lm.parameters() if each.dtype == torch.float32 and not isinstance(each, DTensor)]
+            own = sum(each.numel() for each in module.parameters() if not isinstance(each, DTensor))
+            with path.open("a") as file:
+                file.write(json.dumps([sum(each.numel() for each in whole), own]) + "\n")
+            return divide(module, **rest)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "start_model", in_bf16)
+            patch.setattr(distributed, "fully_shard", fully_shard)
+            trainer.train(config)
+
+    assert together(tmp_path, lambda: noted(tmp_path / f"masters{dist.get_rank()}")) == [0, 0]
+    for rank in range(2):
+        counts = [json.loads(line) for line in (tmp_path / f"masters{rank}").read_text().splitlines()]
+        assert len(counts) > 1
+        assert all(0 < whole <= own for whole, own in counts)
+
+
+def test_what_is_cast_before_it_is_gathered_is_to_the_bit_what_is_cast_after(shared: TrainConfig, tmp_path: Path):
+    """A forward in bf16 with layers gathered in bf16, and as it would be with fp32 weights under autocast."""
+    changes = {"precision": "bf16", "max_steps": 3, "activation_checkpointing": True}
+    variants = {"full": {"trainable": "projector,language_model"}, "lora": {"trainable": "projector,lora", "parallel.shard": "all"}}
+    runs = {name: override(shared, {**changes, **each, "output": str(tmp_path / name)}) for name, each in variants.items()}
+    after = {name: override(each, {"output": f"{each.output}-after"}) for name, each in runs.items()}
+    divide = distributed.fully_shard
+
+    def train_all() -> None:
+        in_bf16: set[str] = set()
+
+        def noted(module: torch.nn.Module, **rest: Any) -> Any:
+            if rest["mp_policy"].param_dtype == torch.bfloat16:
+                in_bf16.add(type(module).__name__)
+            return divide(module, **rest)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, "fully_shard", noted)
+            for each in runs.values():
+                train_on(each, resume=False)
+            assert in_bf16 == {"LlamaDecoderLayer"}
+            patch.setattr(distributed, "fully_shard", lambda module, mp_policy, **rest: divide(module, **rest))
+            for each in after.values():
+                train_on(each, resume=False)
+
+    assert together(tmp_path, train_all) == [0, 0]
+    for name, each in runs.items():
+        assert numbers(each) == numbers(after[name]), name
+        found, expected = (open_weights(Path(one.output) / "model") for one in (each, after[name]))
+        assert all(torch.equal(found[tensor].read(), expected[tensor].read()) for tensor in expected), name
 
 
 # --- Stopping and going on -------------------------------------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from vistune.errors import UsageError, VistuneError, WorkerError
 from vistune.model.llava import Llava
 from vistune.train.config import TrainConfig
+from vistune.train.parts import part_of
 
 Result = TypeVar("Result")
 
@@ -209,11 +210,36 @@ def _device(choice: str, local_rank: int) -> torch.device:
 # --- Dividing a model ------------------------------------------------------------------------------------------------------------------
 
 
+def waiting_to_be_divided(model: Llava, config: TrainConfig, world: World) -> set[nn.Parameter]:
+    """The language model's own weights, where each process will hold a shard of them only.
+
+    They stay as they were loaded, on the CPU and in the file's format, until `parallelize` takes them layer by layer: a 13B model's
+    masters in fp32, whole on every GPU before there are any shards, would take 52 GB of each.
+    """
+    if world.group is None or config.objective == "align":
+        return set()
+    parameters = model.named_parameters()
+    return {each for name, each in parameters if part_of(name) == "language_model" and not _is_held_whole(name, each, config)}
+
+
+def move_whole(model: Llava, waiting: set[nn.Parameter], device: torch.device) -> None:
+    """Moves all to `device` but what is `waiting_to_be_divided`."""
+    if not waiting:
+        model.to(device)  # of quantised weights more moves than their data
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor not in waiting:
+            tensor.data = tensor.data.to(device)
+
+
 def parallelize(model: Llava, config: TrainConfig, world: World) -> Llava:
     """Divides the weights of `model` among the processes, in place; it is then run by `loss` alone (for align: by its projector).
 
     Every decoder layer is gathered when its turn comes and let go of afterwards. All else is gathered once a forward: the last layer too,
     because its parts are run one by one (`ragged.pruned_layer`), and the head, whose weight the loss reads.
+
+    Where the forward is in bf16 a layer's matrices are cast before they are gathered: half the traffic, and to the bit what autocast would
+    make of them, whose copies of all layers would be held until the backward pass has used them.
 
     Returns a model of the same weights for what needs them in one piece, `gathered` fills it: it shares what is not divided, and is empty
     of what is. A process alone gets `model` itself back.
@@ -223,28 +249,45 @@ def parallelize(model: Llava, config: TrainConfig, world: World) -> Llava:
     whole = _twin(model)
     mesh = _mesh(config.parallel.replicas, world)
     held = {parameter for name, parameter in model.named_parameters() if _is_held_whole(name, parameter, config)}
-    divided = [parameter for parameter in model.parameters() if parameter not in held]
+
+    in_bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+    def divide(module: nn.Module, policy: MixedPrecisionPolicy | None = None) -> None:
+        own = [parameter for parameter in module.parameters() if parameter not in held and not isinstance(parameter, DTensor)]
+        for parameter in own:
+            whole_here = parameter.data.to(world.device)
+            parameter.data = whole_here.float() if parameter.requires_grad else whole_here
+        fully_shard(module, mesh=mesh, ignored_params=held, mp_policy=policy or MixedPrecisionPolicy())
+        for parameter in own:
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+
     if config.objective == "align":
         # It warns of what would be done in place to the projector's output; the objective does nothing so.
         warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
-        fully_shard(model.multi_modal_projector, mesh=mesh, ignored_params=held)
+        divide(model.multi_modal_projector)
         for entrance in ("read", "content"):
             if hasattr(model.multi_modal_projector, entrance):
                 register_fsdp_forward_method(model.multi_modal_projector, entrance)
     else:
         for layer in model.causal_lm.model.layers[:-1]:
             if not held.issuperset(layer.parameters()):
-                fully_shard(layer, mesh=mesh, ignored_params=held)
-        fully_shard(model, mesh=mesh, ignored_params=held)
+                for norm in _norms(layer, held):
+                    divide(norm)  # apart, as they stay in fp32
+                divide(layer, in_bf16 if config.precision == "bf16" else None)
+        divide(model)
         register_fsdp_forward_method(model, "loss")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss of each process is already divided by what all of them count, so gradients are summed and not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    for parameter in divided:
-        parameter.data = torch.empty(0, dtype=parameter.dtype)
     return whole
+
+
+def _norms(layer: nn.Module, held: set[nn.Parameter]) -> list[nn.Module]:
+    """A layer's modules with weights of their own that learn and are no matrices."""
+    found = [each for each in layer.modules() if not isinstance(each, nn.Linear)]
+    return [each for each in found if any(weight.requires_grad and weight not in held for weight in each.parameters(recurse=False))]
 
 
 def _is_held_whole(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:

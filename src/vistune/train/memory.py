@@ -109,7 +109,9 @@ def needed_memory(
     align = config.objective == "align"
     weights = _weights(config, shape, trained, shards)
     gradients, moments = 4.0 * trained / shards, 8.0 * trained / shards
-    copies = 0.0 if number == 4 else 2.0 * (trains_words * language.matrices + lora + shape.projector.matrices)
+    # Of several processes autocast copies the last layer only: the others are gathered in the forward's format.
+    copied = trains_words * (language.matrices if shards == 1 else language.layer_matrices)
+    copies = 0.0 if number == 4 else 2.0 * (copied + lora + shape.projector.matrices)
     copies += _gathered(config, shape, shards)
     activations = 0.0 if align else _activations(config, language, forward, device)
     logits = 0.0 if align else _logits(language, forward.supervised, trains_words, number, device)
@@ -163,9 +165,10 @@ def _gathered(config: TrainConfig, shape: ModelShape, shards: int) -> float:
     language, trains_words = shape.language_model, "language_model" in config.trainable
     if shards == 1 or not (trains_words or config.parallel.shard == "all"):
         return 0.0
-    number = 4.0 if trains_words or config.precision == "fp32" else 2.0
+    number = 2.0 if config.precision == "bf16" else 4.0
+    outside = 4.0 if trains_words else number
     tower = 4.0 * shape.tower.parameters if "vision_tower" in config.trainable else 0.0
-    return number * (3 * language.layer_matrices + language.head * (1 if language.tied else 2)) + tower
+    return number * 2 * language.layer_matrices + outside * (language.layer_matrices + language.head * (1 if language.tied else 2)) + tower
 
 
 def layer_bytes(shape: LanguageShape, config: TrainConfig, device: Device, longest: int) -> float:

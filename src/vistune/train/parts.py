@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast, get_args
 
 import torch
@@ -65,16 +65,21 @@ def part_of(name: str) -> Part:
     return "lora" if ".lora_" in name else "language_model"
 
 
-def hold_in_precision(model: Llava, precision: Precision) -> None:
+def hold_in_precision(model: Llava, precision: Precision, *, but: Collection[nn.Parameter] = ()) -> None:
     """Trained parameters are fp32 masters, always. Frozen ones are cast to the forward's format once, not at every use.
 
     The projector stays fp32: it is small, and its statistics are measurements. So do batch norms, for the same reason, and the norms of
     quantised layers. The model also runs without autocast as it is held, for those who sample from it meanwhile.
+
+    Args:
+        but: parameters whose masters are made later; if they are frozen they are cast as all are.
     """
     frozen = torch.bfloat16 if precision == "bf16" else torch.float32
     wide = {id(each) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for each in module.parameters()}
     wide |= {id(each) for each in norms_of_quantised(model)}
     for name, parameter in model.named_parameters():
+        if parameter in but and parameter.requires_grad:
+            continue
         keep = parameter.requires_grad or part_of(name) == "projector" or id(parameter) in wide
         parameter.data = parameter.data.to(torch.float32 if keep else frozen)
     for name, buffer in model.named_buffers():

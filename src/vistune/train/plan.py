@@ -278,11 +278,18 @@ def _plan(
         recomputed_flops=again * batch * steps,
         forward=forward,
         memory=memory,
-        host_bytes=4.0 * shape.parameters,
+        host_bytes=_host_bytes(config, shape, gpus),
         parameters=shape.parameters,
         trained=trained_parameters(shape, config.trainable, lora_rank=config.lora.rank),
         efficiency=efficiency,
     )
+
+
+def _host_bytes(config: TrainConfig, shape: ModelShape, gpus: int) -> float:
+    """Of a checkpoint in 16 bits: masters are made in the host's memory by a process alone, else where the shards are."""
+    language = shape.language_model.parameters
+    masters = config.precision == "fp32" or ("language_model" in config.trainable and gpus == 1)
+    return (4.0 if masters else 2.0) * language + 4.0 * (shape.parameters - language)
 
 
 def _mean_flops(config: TrainConfig, shape: ModelShape, sizes: Sequence[SampleSize], epochs: float) -> tuple[float, float]:

@@ -43,7 +43,7 @@ from vistune.train import levers
 from vistune.train.card import write_card
 from vistune.train.config import TrainConfig, to_json
 from vistune.train.curve import write_curves
-from vistune.train.distributed import World, gathered, parallelize, start_world
+from vistune.train.distributed import World, gathered, move_whole, parallelize, start_world, waiting_to_be_divided
 from vistune.train.features import FrozenFeatures, open_store
 from vistune.train.guard import Guard
 from vistune.train.keep import Keeper, Progress, fingerprints_of
@@ -106,11 +106,12 @@ def train(
         start = start_model(config.model)
         choose_parts(start.model, config.trainable, config.lora)
         levers.apply(start.model, config)
-        hold_in_precision(start.model, config.precision)
+        waiting = waiting_to_be_divided(start.model, config, world)
+        hold_in_precision(start.model, config.precision, but=waiting)
         with world.main_first():
             lessons = load_lessons(config, start.model, start.processor, manifest_path=folder / "data.json")
         shown.say(_planned(config, start, lessons, world).summary())
-        start.model.to(world.device)
+        move_whole(start.model, waiting, world.device)
         if isinstance(lessons.training, Align):
             lessons.training.give_words(start.model)
             start = replace(start, processor=Processor(start.processor.tokenizer, start.model.config))
@@ -223,7 +224,7 @@ class _Run:
         if features:
             words = self.model.causal_lm.get_input_embeddings().weight
             places = CellNames.of(cell_places(projector.side), self.model, self.processor).directions
-            projector.fit(torch.cat(features).to(self.world.device), words, places.to(self.world.device))
+            projector.fit(torch.cat(features).to(self.world.device), words.to(self.world.device), places.to(self.world.device))
 
     # --- the steps ---
 
