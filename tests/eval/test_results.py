@@ -81,7 +81,7 @@ def test_a_result_is_written_with_its_figures_and_what_tells_it_from_others(tmp_
 def test_a_result_of_an_earlier_version_is_read_and_biases_are_what_they_were(tmp_path: Path):
     run(tmp_path, looking())
     record = json.loads((tmp_path / "colours.json").read_text())
-    later = {"response_schema", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p"}
+    later = {"response_schema", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "cache_salt"}
     params = {name: value for name, value in record["params"].items() if name not in later} | {"response_format": None}
     (tmp_path / "colours.json").write_text(json.dumps(record | {"params": params}))
     assert read_result(tmp_path / "colours.json")[0].params == SamplingParams(**record["params"] | {"stop": (), "logit_bias": ()})

@@ -15,6 +15,7 @@ from tests.eval.small import benchmark_of
 from vistune.errors import CostCapReached, DataError, RemoteError, ResumeMismatch, ScoringError, UnknownName, UsageError
 from vistune.eval.benchmark import Protocol, majority_replies, report
 from vistune.eval.runner import Prediction, grade, predict, questions_digest
+from vistune.journal import Journal
 from vistune.types import Conversation, Graded, ImagePart, Question, Reply, SamplingParams, Score, TokenLogprob
 
 
@@ -70,6 +71,21 @@ def test_a_second_run_asks_only_what_has_no_answer_yet(tmp_path: Path):
     again = Parrot()
     assert values(run(again, path)) == [1.0] * 8
     assert sorted(again.asked) == ["3", "5"]
+
+
+def test_answers_of_before_a_parameter_was_added_are_kept(tmp_path: Path):
+    path = tmp_path / "p.answers"
+    run(Parrot(), path)
+    with Journal(path) as journal:
+        first, *rows = journal
+    del first["params"]["cache_salt"]
+    path.unlink()
+    with Journal(path) as journal:
+        for record in (first, *rows):
+            journal.append(record)
+    again = Parrot()
+    assert values(run(again, path)) == [1.0] * 8
+    assert again.asked == []
 
 
 @pytest.mark.parametrize(

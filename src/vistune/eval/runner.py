@@ -24,7 +24,7 @@ from vistune.errors import CostCapReached, DataError, ResumeMismatch, SaveError,
 from vistune.eval.benchmark import Benchmark
 from vistune.eval.judge import finite, together
 from vistune.journal import Journal
-from vistune.types import Conversation, Graded, ImagePart, Part, Question, Reply, Score, TextPart, TokenLogprob
+from vistune.types import Conversation, Graded, ImagePart, Part, Question, Reply, SamplingParams, Score, TextPart, TokenLogprob
 from vistune.video import has_video, with_frames
 
 Progress = Callable[[int, int], None]
@@ -182,6 +182,8 @@ def _resume(journal: Journal, header: dict[str, Any]) -> dict[str, Prediction]:
         journal.append(header)
         return {}
     found, *rows = records
+    if isinstance(found, dict) and isinstance(found.get("params"), dict):  # of before a parameter was added: it asked for nothing
+        found["params"] = json.loads(json.dumps(dataclasses.asdict(SamplingParams()))) | found["params"]
     if found != header:
         changed = sorted(key for key in header if not isinstance(found, dict) or found.get(key) != header[key])
         raise ResumeMismatch(

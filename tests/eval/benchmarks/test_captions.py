@@ -17,7 +17,7 @@ from vistune.errors import MissingDependency, ScoringError
 from vistune.eval.benchmarks import captions
 from vistune.eval.ptb import DROPPED
 
-pytest.importorskip("pycocoevalcap")
+Rouge = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge
 
 # What Stanford's tokeniser 3.4.1 made of these, with what pycocoevalcap drops left out.
 TOKENISED = [
@@ -168,6 +168,13 @@ def test_the_scorers_are_the_formulas(seed: int):
         assert scores.per_item[3][f"Bleu_{order}"] == pytest.approx(bleu(items[3:4], order), abs=1e-9)
     assert scores.corpus["ROUGE_L"] == pytest.approx(sum(rouge(*item) for item in items) / len(items))
     assert scores.corpus["CIDEr"] == pytest.approx(cider(items))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rouge_is_pycocoevalcaps_to_the_bit(seed: int):
+    official = Rouge()
+    for said, references in [*random_items(seed), ("", ["a dog", ""]), ("a  dog", [" a", "dog a"]), ("word " * 200, ["a word " * 99])]:
+        assert captions.rouge(said, references, tokenise=False) == official.calc_score([said], references)
 
 
 def test_tokenising_decides_whether_case_and_full_stops_count():

@@ -12,6 +12,7 @@ import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, overload
 
 from vistune.errors import MissingDependency, ScoringError, optional_import
@@ -20,6 +21,7 @@ from vistune.eval.ptb import tokenize
 from vistune.types import Graded, Question, Score
 
 Tokeniser = Literal["auto", "stanford", "python"]
+_BETA = 1.2  # how much more recall counts than precision in pycocoevalcap's ROUGE-L
 METRICS: tuple[str, ...] = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 
 
@@ -152,7 +154,7 @@ def _metrics(
 ) -> tuple[list[float | None], list[list[float | None]]]:
     """The corpus values and the values per item, both in the order of METRICS."""
     bleu, bleu_items = _scorer("bleu.bleu", "Bleu", 4).compute_score(expected, result, verbose=0)
-    rouge, rouge_items = _scorer("rouge.rouge", "Rouge").compute_score(expected, result)
+    rouge_items = [_rouge(texts[0], expected[number]) for number, texts in result.items()]
     if any(text.split() for references in expected.values() for text in references):
         cider, cider_items = _scorer("cider.cider", "Cider").compute_score(expected, result)
     elif strict_official:
@@ -161,7 +163,7 @@ def _metrics(
         cider, cider_items = 0.0, [0.0] * len(result)
     missing: tuple[float | None, list[None]] = (None, [None] * len(result))
     meteor_value, meteor_items = _meteor(expected, result) if meteor else missing
-    corpus = [*map(float, bleu), meteor_value, float(rouge), float(cider)]
+    corpus = [*map(float, bleu), meteor_value, fmean(rouge_items), float(cider)]
     columns = [*bleu_items, meteor_items, rouge_items, cider_items]
     return corpus, [[None if value is None else float(value) for value in column] for column in columns]
 
@@ -211,7 +213,32 @@ def require_tools(java: bool) -> None:
 def rouge(said: str, references: Sequence[str], *, tokenise: bool = True) -> float:
     """ROUGE-L of one text, from 0 to 1."""
     said, *references = [tokenize(text) if tokenise else _one_line(text) for text in (said, *references)]
-    return float(_scorer("rouge.rouge", "Rouge").calc_score([said], references))
+    return _rouge(said, references)
+
+
+def _rouge(said: str, references: Sequence[str]) -> float:
+    """pycocoevalcap's `Rouge.calc_score` to the bit, faster: the best precision and the best recall, of two references maybe."""
+    words = said.split(" ")
+    split = [reference.split(" ") for reference in references]
+    common = [_common_subsequence(words, reference) for reference in split]
+    precision = max(common) / len(words)
+    recall = max(length / len(reference) for length, reference in zip(common, split, strict=True))
+    if not precision:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    """The length of the longest common subsequence, a row of the usual table at a time as the bits of one number (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for bit, word in enumerate(first):
+        places[word] = places.get(word, 0) | 1 << bit
+    everything = (1 << len(first)) - 1
+    row = everything
+    for word in second:
+        matched = row & places.get(word, 0)
+        row = (row + matched | row - matched) & everything
+    return len(first) - row.bit_count()
 
 
 def caption_items(graded: Sequence[Graded]) -> list[CaptionItem]:
