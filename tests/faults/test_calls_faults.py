@@ -115,7 +115,8 @@ def kill_and_resume(path: Path, *, count: int, kills: int, seed: int, plan: Plan
             if chance.random() < 0.1:  # also while it starts
                 time.sleep(chance.uniform(0, 0.1))
             else:
-                wanted = before + chance.randint(1, max(2, 2 * count // kills))
+                # Few enough that all kills are made before all is answered.
+                wanted = before + chance.randint(1, max(2, 3 * count // (2 * kills)))
                 while len(read_ledger(ledger)) < wanted and os.waitpid(pid, os.WNOHANG) == (0, 0):
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.01))

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -153,7 +153,10 @@ class TinyServer(Served):
     def files_written(self) -> list[str]:
         """Regular files that it has open and that are not its own log."""
         folder = Path(f"/proc/{self.child.pid}/fd")
-        targets = [os.readlink(link) for link in folder.iterdir() if link.exists()]
+        targets = []
+        for link in folder.iterdir():
+            with suppress(FileNotFoundError):  # closed between the listing and the reading
+                targets.append(os.readlink(link))
         return [target for target in targets if target.startswith("/") and Path(target).is_file() and Path(target) != self.log]
 
     def logged(self) -> list[str]:
