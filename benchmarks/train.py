@@ -1,11 +1,12 @@
 """Training side by side: vistune, transformers' Trainer, PEFT and TRL on the same weights, data and supervised tokens.
 
-    python benchmarks/train.py [--budget-minutes 45] [--cells stage2_smol224,...] [--fresh] [--quick] [--table]
+    python benchmarks/train.py [--budget-minutes 45] [--cells stage2_smol224,...] [--fresh] [--quick] [--table] [--gpu]
 
 First the equality gate (peers/gate.py): who does not learn the same gets no ratio. Then blocks of timed steps, each in a process of its
 own, the sides of a config in turn; each is kept in the result file as soon as it is done, so a run that was stopped goes on where it was.
 `--quick` runs every cell on a model of a few thousand weights within 90 seconds and compares nothing; `--table` only writes
-docs/performance.md's table and plot anew from the results. The work is described in peers/workload.py.
+docs/performance.md's table and plot anew from the results. `--gpu` measures LLaVA-1.5-7B on this machine's card (80 GB; 14 GB of disk)
+into results/train_gpu.json, and model FLOPs' utilisation with it. The work is described in peers/workload.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from peers.job import Job, cache_folder
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULT = BENCHMARKS / "results" / "train.json"
+GPU_RESULT = RESULT.with_name("train_gpu.json")
 SPREAD = 0.05
 """Blocks of a cell that differ by more than this are repeated while there is time."""
 MOST_BLOCKS, BLOCK_SECONDS = 5, 1200
@@ -90,11 +92,12 @@ def _do(kind: str, job: Job, root: Path, scratch: Path) -> dict[str, Any]:
 class Run:
     """The results so far, and what is still to be measured within a budget."""
 
-    def __init__(self, out: Path, root: Path, budget: float, quick: bool):
-        self.out, self.root, self.quick = out, root, quick
+    def __init__(self, out: Path, root: Path, budget: float, gpu: bool):
+        self.out, self.root, self.gpu = out, root, gpu
         self.ends = time.monotonic() + budget
-        self.results = json.loads(out.read_text()) if out.is_file() else {"machine": _machine(), "blocks": {}}
-        if self.results["machine"] != _machine():
+        machine = _machine(gpu)
+        self.results = json.loads(out.read_text()) if out.is_file() else {"machine": machine, "blocks": {}}
+        if self.results["machine"] != machine:
             sys.exit(f"{out} was measured on another machine or with other versions; begin again with --fresh.")
 
     @property
@@ -158,7 +161,8 @@ class Run:
             self._keep(cell, block)
 
     def by_rounds(self, patterns: Sequence[str]) -> None:
-        headline, once = cells.chosen(cells.headline(False), patterns), cells.chosen(cells.once(False), patterns)
+        headline = cells.chosen(cells.headline(False, self.gpu), patterns)
+        once = [] if self.gpu else cells.chosen(cells.once(False), patterns)
         needed = {cells.gate_name(cell.job.stage, cell.job.shape, cell.job.peer) for cell in (*headline, *once) if cell.kind == "train"}
         for gate in cells.gates(False):
             if gate.name in needed and not self.good(gate):
@@ -174,13 +178,20 @@ class Run:
                         self.measure(cell)
 
 
-def _machine() -> dict[str, Any]:
+def _machine(gpu: bool = False) -> dict[str, Any]:
     cpu = platform.processor()
     if Path("/proc/cpuinfo").is_file():
         names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
     packages = ("torch", "transformers", "peft", "trl", "accelerate", "pillow")
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **{name: _version(name) for name in packages}}
+    card: dict[str, Any] = {}
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            sys.exit("--gpu: torch sees no GPU here.")
+        card = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return card | {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str | None:
@@ -195,6 +206,7 @@ def main() -> None:
     parser.add_argument("--budget-minutes", type=float, default=45.0, help="no block is begun that would not end within these")
     parser.add_argument("--cells", default="", help="only cells whose name contains one of these, with commas between them")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of the chosen cells")
+    parser.add_argument("--gpu", action="store_true", help="the 7B shapes on this machine's GPU instead")
     parser.add_argument("--quick", action="store_true", help="a smoke test on tiny models, at most 90 seconds")
     parser.add_argument("--table", action="store_true", help="only write the table and the plot")
     parser.add_argument("--work", type=Path, default=BENCHMARKS.parent / "runs" / "benchmark", help="models, pictures and caches: 4 GB")
@@ -205,13 +217,13 @@ def main() -> None:
         work(*options.worker)
         return
     patterns = [each for each in options.cells.split(",") if each]
-    out: Path = options.out or (options.work / "quick.json" if options.quick else RESULT)
+    out: Path = options.out or (options.work / "quick.json" if options.quick else GPU_RESULT if options.gpu else RESULT)
     if options.fresh or options.quick:
-        _forget(out, patterns)
+        _forget(out, patterns, options.gpu and not options.quick)
     if not options.table:
-        run = Run(out, options.work, 60 * options.budget_minutes, options.quick)
+        run = Run(out, options.work, 60 * options.budget_minutes, options.gpu and not options.quick)
         if options.quick:
-            every = [*cells.gates(True), *cells.headline(True), *cells.once(True)]
+            every = [*cells.gates(True), *cells.headline(True), *cells.once(True), *cells.headline(True, gpu=True)]
             run.all_at_once(cells.chosen(every, patterns))
         else:
             run.by_rounds(patterns)
@@ -220,15 +232,16 @@ def main() -> None:
         sys.exit(_complaints(results["blocks"]))
     for part in report.tables(report.rows(results["blocks"])).values():
         print(part, end="\n\n")
-    report.write_page(results)
+    if not options.gpu:
+        report.write_page(results)
 
 
-def _forget(out: Path, patterns: Sequence[str]) -> None:
+def _forget(out: Path, patterns: Sequence[str], gpu: bool) -> None:
     if not out.is_file():
         return
     results = json.loads(out.read_text())
     kept = {name: blocks for name, blocks in results["blocks"].items() if patterns and not any(each in name for each in patterns)}
-    out.write_text(json.dumps({"machine": _machine() if not kept else results["machine"], "blocks": kept}))
+    out.write_text(json.dumps({"machine": _machine(gpu) if not kept else results["machine"], "blocks": kept}))
 
 
 def _complaints(blocks: dict[str, list[dict[str, Any]]]) -> str | None:

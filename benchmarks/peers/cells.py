@@ -18,6 +18,8 @@ CONFIGS: dict[str, tuple[Stage, str]] = {
     "lora_smol224": ("lora", "smol224"),
     "stage1_smol224_cached": ("stage1", "smol224"),
 }
+# With a GPU: LLaVA-1.5-7B, Vicuna and CLIP-L/14-336. Its tower takes less than a millisecond a picture there: nobody would cache.
+GPU_CONFIGS: dict[str, tuple[Stage, str]] = {"stage1_7b336": ("stage1", "large336"), "lora_7b336": ("lora", "large336")}
 PIPELINES = {"pipeline_336": "smol336", "pipeline_224": "smol224"}
 
 _TUNED: dict[str, Any] = {"workers": 2}
@@ -40,6 +42,16 @@ PEERS: dict[str, dict[str, Any]] = {
     "ours:tokens_per_forward=8192": {"options": {"tokens_per_forward": 8192}},
     "ours:compile=on": {"options": {"compile": True}},
 }
+
+_CARD: dict[str, Any] = {"device": "cuda", "batch": 32, "warm": 2, "steps": 5}
+GPU_PEERS: dict[str, dict[str, Any]] = {
+    "ours": _CARD | {"options": {"cache": False, "tokens_per_forward": 8192}},
+    "hf_tuned": _CARD | {"options": {"workers": 8, "per_device": 8}},
+    "hf_tuned:batch=4": _CARD | {"options": {"workers": 8, "per_device": 4}},
+    "hf_tuned:batch=16": _CARD | {"options": {"workers": 8, "per_device": 16}},
+    "hf_checkpointing": _CARD | {"options": {"workers": 8, "per_device": 16, "checkpointing": True}},
+}
+"""`hf_checkpointing` is how LLaVA's own code trains; the parts of the batch are what fits beside the weights into 80 GB."""
 
 HEADLINE: tuple[str, ...] = (
     "stage1_smol336_cached/ours",
@@ -84,6 +96,7 @@ _GATES: tuple[tuple[Stage, str, str], ...] = (
     ("stage2", "small224", "hf"),
     ("lora", "small224", "hf"),
     ("stage1", "small224", "hf"),
+    ("lora", "small336", "hf"),
     ("stage2", "small224", "trl"),
     ("stage1", "small336", "trl"),
     ("lora", "small224", "trl"),
@@ -99,6 +112,7 @@ _GUESS = {
     "trl_checkpointing": 3.7,
     "ours_grouped": 1.2,
     "hf_length_grouped": 1.7,
+    "hf_checkpointing": 3.7,
 }
 _BESIDE = {"stage1_smol336_cached": 1.0, "stage2_smol224": 1.0, "lora_smol224": 0.8, "stage1_smol224_cached": 0.25}
 _START_SECONDS = 25.0
@@ -125,16 +139,26 @@ def gates(quick: bool) -> list[Cell]:
 def gate_name(stage: Stage, shape: str, peer: str) -> str:
     """The gate that a peer of a config has to pass; big and small shapes of one tower share it."""
     family = "trl" if peer.startswith("trl") else "hf"
-    return f"gate/{stage}-{shape.removeprefix('smol').removeprefix('small')}-{family}"
+    return f"gate/{stage}-{shape.lstrip('abcdefghijklmnopqrstuvwxyz')}-{family}"
+
+
+def small(shape: str) -> str:
+    """The shape of a few thousand weights with the same tower's topology."""
+    return shape.replace("smol", "small").replace("large", "small")
 
 
 def training_cell(name: str, quick: bool) -> Cell:
-    """The cell `config/peer`."""
+    """The cell `config/peer`; a GPU's on the CPU, too, where it is only tried."""
     config, peer = name.split("/")
-    stage, shape = CONFIGS[config]
+    stage, shape = (CONFIGS | GPU_CONFIGS)[config]
     if quick:
-        shape = shape.replace("smol", "small")
-    job = replace(Job(config, peer, stage, shape, batch=4 if quick else 8, steps=1 if quick else 2), **PEERS[peer])
+        shape = small(shape)
+    job = replace(Job(config, peer, stage, shape, steps=2), **(GPU_PEERS if config in GPU_CONFIGS else PEERS)[peer])
+    if quick:
+        options = {**job.options, "per_device": min(4, job.options["per_device"])} if "per_device" in job.options else job.options
+        job = replace(job, batch=4, warm=1, steps=1, device="cpu", options=options)
+    if config in GPU_CONFIGS:
+        return Cell("train", name, job, 240.0)
     per_row = _GUESS.get(peer) or _GUESS[peer.split(":")[0]]
     seconds = _START_SECONDS + (job.warm + job.steps) * job.batch * per_row * _BESIDE[config]
     return Cell("train", name, job, seconds)
@@ -148,11 +172,13 @@ def cache_cell(cell: Cell) -> Cell:
 def pipeline_cells(quick: bool) -> Iterator[Cell]:
     for config, shape in PIPELINES.items():
         for peer in ("ours", "hf_processor"):
-            job = Job(config, peer, "stage2", shape.replace("smol", "small") if quick else shape, steps=2 if quick else 7)
+            job = Job(config, peer, "stage2", small(shape) if quick else shape, steps=2 if quick else 7)
             yield Cell("pipeline", f"{config}/{peer}", job, 60.0)
 
 
-def headline(quick: bool) -> list[Cell]:
+def headline(quick: bool, gpu: bool = False) -> list[Cell]:
+    if gpu:
+        return [training_cell(f"{config}/{peer}", quick) for config in GPU_CONFIGS for peer in GPU_PEERS]
     return [*(training_cell(name, quick) for name in HEADLINE), *pipeline_cells(quick)]
 
 

@@ -7,7 +7,6 @@ than their default and does not change the result, the tuned peer has it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, LlavaForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
 
-from peers.job import LEARNING_RATE, SEED, Example, Files, Job, Measured, peak_bytes, resident_bytes
+from peers.job import LEARNING_RATE, SEED, Example, Files, Job, Measured, now, peak_bytes, resident_bytes
 
 PAD_ID = 4
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -51,22 +50,23 @@ class Collator:
 class Clock(TrainerCallback):
     """Notes the end of each optimizer step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.ends: list[float] = []
         self.peak_bytes = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ends.append(time.perf_counter())
-        self.peak_bytes = peak_bytes()
+        self.ends.append(now(self.device))
+        self.peak_bytes = peak_bytes(self.device)
 
 
 def run(job: Job, files: Files, scratch: Path) -> Measured:
     """Trains for the job's steps with the peer's own trainer."""
     if job.peer.startswith("trl"):
         import trl  # noqa: F401 - so that it counts among the imports
-    measured = Measured(import_bytes=resident_bytes())
+    measured = Measured(import_bytes=resident_bytes(job.device))
     model = _model(job, files)
-    clock, losses = Clock(), []
+    clock, losses = Clock(job.device), []
     trainer = _trainer(job, model, files, clock, scratch)
     _keep_losses(trainer, losses)
     trainer.train()
@@ -122,7 +122,7 @@ def _trainer(job: Job, model: Any, files: Files, clock: Clock, scratch: Path) ->
         "bf16": job.precision == "bf16",
         "gradient_checkpointing": checkpointing,
         "remove_unused_columns": False,
-        "use_cpu": True,
+        "use_cpu": job.device == "cpu",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

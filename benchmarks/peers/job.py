@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class Job:
     grouped: bool = False
     """Batches of like lengths, as transformers' sampler groups them, and not the mixture as it comes."""
     precision: str = "bf16"
+    device: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
     """What only this peer understands, such as `checkpointing` or `per_device`."""
 
@@ -166,17 +168,32 @@ def padding_of(job: Job, examples: Sequence[Example]) -> float:
     return padding(totals, int(job.options.get("per_device", job.batch)))
 
 
-# --- memory ---
+# --- memory and time ---
 
 
-def peak_bytes() -> int:
-    """The most that this process ever held in memory."""
+def now(device: str) -> float:
+    """Seconds on a clock, once the device has done what it was told."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """The most that this process ever held in memory: its own, or the GPU's."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def resident_bytes() -> int:
-    """What it holds now; where the system does not say, the most so far, which right after the imports is the same."""
+def resident_bytes(device: str = "cpu") -> int:
+    """What it holds now; where the system does not say, the most so far, which right after the imports is the same. 0 on a GPU."""
+    if device == "cuda":
+        return 0
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

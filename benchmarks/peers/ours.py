@@ -12,12 +12,13 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 
-from peers.job import LEARNING_RATE, SEED, Files, Job, Measured, peak_bytes, resident_bytes, template_of
+from peers.job import LEARNING_RATE, SEED, Files, Job, Measured, now, peak_bytes, resident_bytes, template_of
 from vistune.model.backbones import tokens_per_view
 from vistune.model.config import LoraConfig
 from vistune.train.config import BatchConfig, DataConfig, ModelChoice, OptimConfig, Part, Precision, TrainConfig
 from vistune.train.limits import Attainable, SampleSize, floor_seconds, measure_attainable, step_bytes, step_flops
 from vistune.train.metrics import Bar, Display, read_metrics
+from vistune.train.plan import this_device
 from vistune.train.shapes import model_shape
 from vistune.train.trainer import train
 
@@ -49,7 +50,7 @@ def train_config(job: Job, files: Files, output: Path, cache: Path) -> TrainConf
         max_steps=job.warm + job.steps,
         seed=SEED,
         precision=cast(Precision, job.precision),
-        device="cpu",
+        device=cast(Any, job.device),
         feature_cache=str(cache) if job.options.get("cache", True) else "",
         save_every=1_000_000,
         compile=bool(job.options.get("compile", False)),
@@ -59,10 +60,10 @@ def train_config(job: Job, files: Files, output: Path, cache: Path) -> TrainConf
 
 def run(job: Job, files: Files, scratch: Path) -> Measured:
     """Trains for the job's steps. The feature cache outlives the block: who fills it first is told how long that took."""
-    measured = Measured(import_bytes=resident_bytes())
+    measured = Measured(import_bytes=resident_bytes(job.device))
     config = train_config(job, files, scratch / "run", files.data / f"features-{job.precision}")
     limits = _limits(job, files) if job.precision == "bf16" else None
-    clock = Clock(config.recipe, job.warm + job.steps)
+    clock = Clock(config.recipe, job.warm + job.steps, job.device)
     with contextlib.suppress(EnoughTimed):
         train(config, display=clock)
     measured.peak_bytes = clock.peak_bytes
@@ -93,9 +94,9 @@ def fill_cache(job: Job, files: Files, scratch: Path) -> Measured:
 class Clock(Display):
     """Notes when each step ended and how long the pictures took, by the bars that the trainer draws. With 0 steps only the pictures."""
 
-    def __init__(self, recipe: str, steps: int):
+    def __init__(self, recipe: str, steps: int, device: str = "cpu"):
         super().__init__(Console(quiet=True))
-        self.recipe, self.steps = recipe, steps
+        self.recipe, self.steps, self.device = recipe, steps, device
         self.ends: list[float] = []
         self.peak_bytes = 0
         self.cache_seconds, self.pictures = 0.0, 0
@@ -105,8 +106,8 @@ class Clock(Display):
         return cast(Bar, _Timed(shown, self, title, total))
 
     def step_ended(self) -> None:
-        self.ends.append(time.perf_counter())
-        self.peak_bytes = peak_bytes()
+        self.ends.append(now(self.device))
+        self.peak_bytes = peak_bytes(self.device)
         if len(self.ends) == self.steps:
             raise EnoughTimed
 
@@ -143,7 +144,7 @@ def _limits(job: Job, files: Files) -> _Limits:
     from peers.workload import model_config
 
     config = model_config(job.shape)
-    return _Limits(measure_attainable(model_shape(config).language_model, "bf16"), config)
+    return _Limits(measure_attainable(model_shape(config).language_model, "bf16", device=job.device), config)
 
 
 def _floor(job: Job, files: Files, limits: _Limits, seconds: list[float]) -> dict[str, Any]:
@@ -173,4 +174,4 @@ def _floor(job: Job, files: Files, limits: _Limits, seconds: list[float]) -> dic
         "gflops_attainable": round(device.flops_per_second / 1e9, 1),
         "gb_per_second": round(device.bytes_per_second / 1e9, 1),
         "of_limit": sum(floors) / sum(seconds),
-    }
+    } | ({"published_flops": this_device("cuda").flops_bf16} if job.device == "cuda" else {})

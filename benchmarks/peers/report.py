@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.cells import CONFIGS, PIPELINES, gate_name
+from peers.cells import CONFIGS, GPU_CONFIGS, PIPELINES, gate_name
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 PLOT = PAGE.with_name("performance.svg")
@@ -26,7 +26,7 @@ def rows(blocks: Blocks) -> list[Row]:
     """{config, peer, metric, ours, theirs, ratio, equal, ours_of_limit, ...} of all that was measured. No ratio where losses differ."""
     good = {name: [block for block in each if "error" not in block] for name, each in blocks.items()}
     good = {name: each for name, each in good.items() if each}
-    found = [row for config in CONFIGS for row in _training_rows(config, good)]
+    found = [row for config in CONFIGS | GPU_CONFIGS for row in _training_rows(config, good)]
     found += [row for config in PIPELINES for row in _pipeline_rows(config, good)]
     return found + list(_cache_rows(good, found))
 
@@ -45,12 +45,18 @@ def _training_rows(config: str, good: Blocks) -> Iterator[Row]:
         if peer == base or not ours or peer == "ours_grouped":
             continue
         equal = peer.startswith("ours") or _equal(config, measured, ours, theirs, good)
+        notes = ours[-1]["notes"]
         limit = statistics.median(sum(block["notes"]["floor_seconds"]) for block in ours if "floor_seconds" in block["notes"])
         for metric in METRICS:
             row = _row(config, peer.split("=hf")[0], metric, ours, theirs, equal)
             if metric == "tokens_per_s":
                 row["ours_of_limit"] = round(statistics.median(limit / sum(block["seconds"]) for block in ours), 3)
                 row["theirs_of_limit"] = round(statistics.median(limit / sum(block["seconds"]) for block in theirs), 3)
+                if notes.get("published_flops"):  # model FLOPs' utilisation: what the step needs, of what the card's datasheet promises
+                    needed = sum(notes["flops"]) / notes["published_flops"]
+                    row["ours_mfu"], row["theirs_mfu"] = (
+                        round(statistics.median(needed / sum(block["seconds"]) for block in side), 3) for side in (ours, theirs)
+                    )
                 row["padding"] = round(theirs[-1]["padding"], 2)
             if peer.startswith("hf_tuned_best"):
                 row["settings"] = measured
@@ -75,7 +81,7 @@ def _row(config: str, peer: str, metric: str, ours: Sequence[Block], theirs: Seq
 
 def _equal(config: str, peer: str, ours: Sequence[Block], theirs: Sequence[Block], good: Blocks) -> bool:
     """Whether the peer passed its gate, and began at ours' loss at full size."""
-    gate = good.get(gate_name(*CONFIGS[config], peer))
+    gate = good.get(gate_name(*(CONFIGS | GPU_CONFIGS)[config], peer))
     first, other = ours[-1]["losses"][0], theirs[-1]["losses"][0]
     return bool(gate and gate[-1]["equal"]) and abs(first - other) <= FIRST_LOSS_TOLERANCE * abs(other)
 
@@ -189,7 +195,7 @@ def training_table(found: Sequence[Row], *, swept: bool) -> str:
         peer = speed["peer"] + (f" ({settings or 'as hf_tuned'})" if "settings" in speed else "")
         numbers = [_number(speed["ours"]), _number(speed["theirs"]), _ratio(speed)]
         numbers += [_number(memory["ours"]), _number(memory["theirs"]), _ratio(memory), _ratio(over)]
-        numbers += [f"{speed['ours_of_limit']:.0%}", f"{speed['theirs_of_limit']:.0%}", " + ".join(map(str, speed["blocks"]))]
+        numbers += [_share(speed, "ours"), _share(speed, "theirs"), " + ".join(map(str, speed["blocks"]))]
         lines.append(f"| {' | '.join([speed['config'], peer, *numbers])} |")
     return "\n".join(lines)
 
@@ -201,7 +207,7 @@ def other_table(found: Sequence[Row]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in found:
-        if row["config"] in CONFIGS:
+        if row["config"] in CONFIGS | GPU_CONFIGS:
             continue
         extra = f" (pixels differ by {row['pixel_error']} of 255)" if "pixel_error" in row else ""
         extra += f" ({row['megabytes_per_picture']} MB a picture)" if "megabytes_per_picture" in row else ""
@@ -213,6 +219,11 @@ def other_table(found: Sequence[Row]) -> str:
 
 def _beside(found: Sequence[Row], row: Row, metric: str) -> Row:
     return next(each for each in found if (each["config"], each["peer"], each["metric"]) == (row["config"], row["peer"], metric))
+
+
+def _share(row: Row, side: str) -> str:
+    utilised = f" (MFU {row[f'{side}_mfu']:.0%})" if f"{side}_mfu" in row else ""
+    return f"{row[f'{side}_of_limit']:.0%}{utilised}"
 
 
 def _ratio(row: Row) -> str:

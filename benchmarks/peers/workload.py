@@ -41,6 +41,8 @@ _SMOL = {
     "rope_theta": 100_000.0,
     "tie_word_embeddings": True,
 }
+_VICUNA_7B = _SMOL | {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32}
+_VICUNA_7B |= {"num_key_value_heads": 32, "vocab_size": 32_000, "rope_theta": 10_000.0, "tie_word_embeddings": False}
 _SMALL = _SMOL | {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "vocab_size": 1536}
 _SMALL |= {"num_key_value_heads": 1}
 
@@ -60,6 +62,7 @@ def _tower(kind: str, pixels: int, patch: int, width: int, layers: int, heads: i
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smol224": (_SMOL, _tower("siglip", 224, 16, 768, 12, 12)),  # SmolLM2-135M, SigLIP-B/16-224: 196 tokens a picture
     "smol336": (_SMOL, _tower("clip", 336, 14, 1024, 24, 16)),  # SmolLM2-135M, CLIP-L/14-336: 576 tokens, LLaVA-1.5's topology
+    "large336": (_VICUNA_7B, _tower("clip", 336, 14, 1024, 24, 16)),  # LLaVA-1.5-7B
     "small224": (_SMALL, _tower("siglip", 64, 16, 32, 3, 2)),
     "small336": (_SMALL, _tower("clip", 56, 14, 32, 4, 2)),
 }
@@ -86,7 +89,7 @@ def model_config(shape: str) -> Any:
 
 
 def model_folder(shape: str, root: Path) -> Path:
-    """A Hugging Face LLaVA folder of this shape in fp32, written once: vistune and the peers load the very same file."""
+    """A Hugging Face LLaVA folder of this shape, written once: vistune and the peers load the very same file. In fp32; 7B in bf16."""
     folder = root / shape / "model"
     if folder.is_dir():
         return folder
@@ -99,7 +102,10 @@ def model_folder(shape: str, root: Path) -> Path:
     config = model_config(shape)
     folder.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    save_model(Llava(config), Processor(_tokenizer(min(8192, config.text_config["vocab_size"])), config), folder)
+    model = Llava(config)
+    if shape.startswith("large"):
+        model.to(torch.bfloat16)
+    save_model(model, Processor(_tokenizer(min(8192, config.text_config["vocab_size"])), config), folder)
     return folder
 
 
