@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -198,6 +199,25 @@ def test_two_hundred_disconnects_leave_nothing_running():
                     raw.recv(64) if number % 3 else None
         until(lambda: model.num_active == 0 and server.gate.num_admitted == 0 and server.gate.num_running == 0)
         assert server.get("/health/live").status_code == 200
+
+
+def test_small_pieces_are_sent_at_once_and_do_not_wait_for_the_receipt_of_those_before():
+    found: list[int] = []
+
+    async def served(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def connect() -> None:
+        with serving._bound("127.0.0.1", 0) as listener:
+            async with await asyncio.start_server(served, sock=listener):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                await reader.read()
+                writer.close()
+
+    asyncio.run(connect())
+    assert [bool(each) for each in found] == [True]
 
 
 def test_a_body_that_never_arrives_is_given_up():
