@@ -29,6 +29,7 @@ from vistune.engine.scheduler import Scheduler
 from vistune.errors import ResponseSchemaError, UsageError
 from vistune.model.inputs import ModelInputs
 from vistune.model.llava import Llava
+from vistune.model.looks import Looks
 from vistune.model.low_bits import Bits, bits_of
 from vistune.model.processor import Processor
 from vistune.model.threads import apart
@@ -50,7 +51,8 @@ class Engine:
         max_sequences: conversations that run at once; others wait their turn.
         prefill_tokens: prompt tokens read in one step beside the running replies; fewer make those smoother, more make prompts faster.
         kv_bytes: limit on the keys and values of running and earlier conversations. By default a quarter of the machine's memory, at most
-            4 GiB, and always enough for one full context. What the tower saw of pictures is kept in a thirty-second part of it beside.
+            4 GiB, and always enough for one full context. What the tower saw of pictures is kept in a thirty-second part of it beside, and
+            the pixels of late ones in 32 MB.
         deterministic: the same bits for the same conversation in any company and after any other, also in bf16. Slower, as
             `model/ragged.py` says.
         turn: taken for each step, where other engines compute on the same device (`neighbours.py`).
@@ -81,6 +83,7 @@ class Engine:
         )
         """What replies depend on besides weights and conversation, for a record of a measurement."""
         self._numbers = itertools.count(1)
+        self._looks = Looks()
         self._vocabulary: int = model.causal_lm.get_input_embeddings().num_embeddings
         self._grammars = Grammars(processor.tokenizer, vocabulary=self._vocabulary, stop_ids=processor.stop_ids)
         scheduler = apart(
@@ -133,7 +136,7 @@ class Engine:
             if continued:
                 raise ResponseSchemaError("A reply with a response_schema is written from its beginning; end with the user's message.")
             grammar = await self._grammars.compiled(params.response_schema)
-        inputs = await asyncio.to_thread(self.processor, conversation)
+        inputs = await self._inputs(conversation, params)
         with _Call(self._worker, f"request {next(self._numbers)}", inputs, params, continued=continued, grammar=grammar) as call:
             while True:
                 event = await call.event()
@@ -143,12 +146,15 @@ class Engine:
 
     async def logprobs(self, conversation: Conversation, continuations: Sequence[str]) -> tuple[tuple[TokenLogprob, ...], ...]:
         """For each continuation of the conversation, its tokens with their natural-log probabilities. The common part is read once."""
-        prompt = await asyncio.to_thread(self.processor, conversation)
+        prompt = await self._inputs(conversation, GREEDY)
         scores = (self._score(conversation, prompt, text) for text in continuations)
         return tuple(await asyncio.gather(*scores))
 
+    async def _inputs(self, conversation: Conversation, params: SamplingParams) -> ModelInputs:
+        return await asyncio.to_thread(self.processor, conversation, looks=self._looks, salt=params.cache_salt)
+
     async def _score(self, conversation: Conversation, prompt: ModelInputs, text: str) -> tuple[TokenLogprob, ...]:
-        inputs = await asyncio.to_thread(self.processor, _continued_with(conversation, text))
+        inputs = await self._inputs(_continued_with(conversation, text), GREEDY)
         # The words may join with the prompt's last token into another one, which is then part of what is scored.
         shorter = min(prompt.num_tokens, inputs.num_tokens)
         different = (prompt.input_ids[:shorter] != inputs.input_ids[:shorter]).nonzero()

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -26,6 +26,7 @@ from vistune.media import image_digest
 from vistune.model.config import LossMask, ModelConfig
 from vistune.model.images import ImageLayout, image_layout, prepare_image
 from vistune.model.inputs import IGNORE_INDEX, ModelInputs
+from vistune.model.looks import Look, Looks
 from vistune.model.templates import Segment, template_named, v0_official_mask
 from vistune.model.tokens import TextEncoder, Token
 from vistune.types import Conversation, ImagePart, ImageSource
@@ -71,6 +72,8 @@ class Processor:
         mask: LossMask = "answers",
         images: Sequence[Image.Image] | None = None,
         load_pixels: bool = True,
+        looks: Looks | None = None,
+        salt: str = "",
     ) -> ModelInputs:
         """Renders, tokenises and expands a conversation.
 
@@ -82,6 +85,7 @@ class Processor:
             images: pictures already opened, in order of appearance, in place of opening the conversation's own.
             load_pixels: False reads only the sizes of pictures and leaves `pixel_values` and `image_keys` empty; the features then come
                 from a cache.
+            looks: where a prompt's pictures may be found as they were prepared before for the same `salt`.
 
         Raises:
             ImageCountError: pictures where none can be shown, or more or fewer than `images`.
@@ -104,10 +108,13 @@ class Processor:
                 f"one for each place."
             )
         tokens = self._encoder.encode(segments, chunked=self.config.image.text_after_image == "original")
-        seen = [
-            self._look_at(part, None if images is None else images[index], len(shown), load_pixels=load_pixels, keyed=not train)
-            for index, part in enumerate(shown)
-        ]
+        if looks is not None and not train and images is None and load_pixels:
+            seen = [looks.look(part.source, salt, len(shown), partial(self._look_at, part, None, len(shown))) for part in shown]
+        else:
+            seen = [
+                self._look_at(part, None if images is None else images[index], len(shown), load_pixels=load_pixels, keyed=not train)
+                for index, part in enumerate(shown)
+            ]
         layouts = [look.layout for look in seen]
         self._check_length(tokens, layouts)
         input_ids, image_mask = self._expanded(tokens, layouts)
@@ -204,32 +211,24 @@ class Processor:
             is_image += [token.is_image] * count
         return torch.tensor(ids), torch.tensor(is_image)
 
-    def _look_at(self, part: ImagePart, given: Image.Image | None, shown: int, *, load_pixels: bool, keyed: bool) -> _Look:
+    def _look_at(self, part: ImagePart, given: Image.Image | None, shown: int, *, load_pixels: bool = True, keyed: bool = True) -> Look:
         """What a conversation that shows so many pictures needs of one. It is made into views at once and let go, so that a prompt of
         many large pictures holds one of them at a time."""
         if given is None and not load_pixels:
             size = media.image_size(part.source)
-            return _Look(size, image_layout(size, self.config, images_in_conversation=shown))
-        picture = self.open_image(part.source) if given is None else given.convert("RGB")
+            return Look(size, image_layout(size, self.config, images_in_conversation=shown))
+        picture = self.open_image(part.source) if given is None else given
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
         layout = image_layout(picture.size, self.config, images_in_conversation=shown)
         if not load_pixels:
-            return _Look(picture.size, layout)
+            return Look(picture.size, layout)
         views = prepare_image(picture, self.config, images_in_conversation=shown)
-        return _Look(picture.size, layout, views, self._image_key(picture, layout) if keyed else "")
+        return Look(picture.size, layout, views, self._image_key(picture, layout) if keyed else "")
 
     def _image_key(self, picture: Image.Image, layout: ImageLayout) -> str:
         """A digest of all that the picture's embeddings depend on but the weights (`layout` tells one of several from a lone one)."""
         return hashlib.sha256(f"{image_digest(picture)}\n{layout}\n{self._embedding_settings}".encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What is kept of a picture."""
-
-    size: tuple[int, int]
-    layout: ImageLayout
-    views: Tensor | None = None  # [V, 3, S, S]
-    key: str = ""
 
 
 def _joined(views: Sequence[Tensor]) -> Tensor:
