@@ -170,7 +170,7 @@ class Run:
         for number in range(MOST_BLOCKS):
             for cell in headline:
                 done = self.good(cell)
-                if len(done) <= number and (number < 2 or report.spread(done) > SPREAD):
+                if len(done) <= number and (number < 2 or (done and report.spread(done) > SPREAD)):
                     self.measure(cell)
             if number == 1:
                 for cell in once:
