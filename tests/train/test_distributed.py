@@ -339,6 +339,35 @@ def test_processes_that_do_not_fit_the_run_are_refused_before_they_meet(
         pytest.fail("they met")
 
 
+@pytest.fixture
+def lent_store(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
+    """The store that torchrun keeps while it starts its processes again and again."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    torchrun |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 3}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, str(value))
+    return store
+
+
+def test_processes_that_were_started_again_see_no_address_of_dead_ones(lent_store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch):
+    first = distributed.store_of_this_start(timedelta(seconds=10))
+    first.set("address", "dead")
+    assert distributed.store_of_this_start(timedelta(seconds=10)).get("address") == b"dead"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not distributed.store_of_this_start(timedelta(seconds=10)).check(["address"])
+    assert lent_store.num_keys() > 0
+
+
+def test_restarts_on_several_machines_want_a_new_store_each_time(lent_store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        distributed.store_of_this_start(timedelta(seconds=10))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    distributed.store_of_this_start(timedelta(seconds=10)).set("address", "here")
+    assert lent_store.num_keys() > 0
+
+
 def test_a_process_alone_asks_nobody():
     alone = World(0, 1, torch.device("cpu"))
     assert alone.main

@@ -24,7 +24,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from vistune.errors import UsageError, VistuneError, WorkerError
@@ -145,7 +147,8 @@ def start_world(config: TrainConfig) -> Iterator[World]:
     device = _device(config.device, local_rank)
     if not joined:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=config.parallel.timeout))
+        timeout = timedelta(seconds=config.parallel.timeout)
+        dist.init_process_group(backend, store=store_of_this_start(timeout), rank=rank, world_size=size, timeout=timeout)
     # Broken connections are not waited for when this process is about to end by an error.
     ended_well = False
     try:
@@ -162,6 +165,25 @@ def start_world(config: TrainConfig) -> Iterator[World]:
     finally:
         if not joined and (ended_well or device.type == "cpu"):
             dist.destroy_process_group()
+
+
+def store_of_this_start(timeout: timedelta) -> Store:
+    """Where the processes find each other, apart from what those that torchrun started before a restart have left there.
+
+    torchrun lends its own store, and the same one after each restart: processes would go by addresses of dead ones (pytorch #135712). Its
+    count of restarts is the same for all processes of one machine only, so several machines are told to have a new store each time.
+
+    Raises UsageError for several machines that restart and share the store.
+    """
+    lent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    machines = int(os.environ["WORLD_SIZE"]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if lent and machines > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise UsageError(
+            "After a restart on several machines, torchrun's processes would look for dead ones (pytorch #135712). Set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on each machine, or leave --max-restarts out and start it again yourself."
+        )
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    return PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if lent else store
 
 
 def _tells_of_others(error: RuntimeError) -> bool:
