@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from vistune.model.images import image_layout, pad_colour, prepare_image
 
 S = 28  # side of the tower's square in pixel tests
 PINPOINTS = ((S, 2 * S), (2 * S, S), (2 * S, 2 * S), (3 * S, S), (S, 3 * S))
-SIZES = [(40, 40), (640, 480), (333, 1000), (1999, 77), (161, 203), (S, S), (501, 500)]
+SIZES = [(40, 40), (640, 480), (333, 1000), (1999, 77), (161, 203), (S, S), (501, 500), (S, 40), (40, S)]
+SIZES += [(120, 80), (80, 120), (84, 56)]  # the edges of the centre square are whole pixels of these
 CLIP = {"size": {"shortest_edge": S}, "crop_size": {"height": S, "width": S}}
 
 
@@ -55,6 +57,15 @@ def test_pixels_equal_transformers_bit_for_bit(size):
     tiles = LlavaNextImageProcessorPil(**CLIP, image_grid_pinpoints=[list(pair) for pair in PINPOINTS])
     config = clip(mode="anyres", pinpoints=PINPOINTS, pinpoint_order="transformers")
     assert torch.equal(prepare_image(image, config), tiles(image, return_tensors="pt").pixel_values[0])
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (1024, 768), (2016, 1512)])
+def test_pictures_of_which_only_the_centre_is_resized_equal_transformers_bit_for_bit(size):
+    image = noise(size)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    with mock.patch.object(Image.Image, "crop", side_effect=AssertionError("more was resized")):
+        pixels = prepare_image(image, clip(size=336, mode="square"))
+    assert torch.equal(pixels, processor(image, return_tensors="pt").pixel_values)
 
 
 @pytest.mark.parametrize(

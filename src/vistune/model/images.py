@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ MAX_SIDE = 8192
 MAX_CANVAS_PIXELS = MAX_SIDE * MAX_SIDE
 
 Size = tuple[int, int]  # (width, height), as Pillow has it
+Box = tuple[int, int, int, int]  # (left, top, right, bottom)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def prepare_image(image: Image.Image, config: ModelConfig, *, images_in_conversa
     if mode == "square":
         views = [_stock(image, settings)]
     elif mode == "pad":
-        views = [_stock(_pad_to_square(image, settings), settings)]
+        views = [_padded(image, settings)]
     else:
         views = _anyres_views(image, settings)
     pixels = np.empty((len(views), 3, settings.size, settings.size), dtype=np.float32)
@@ -203,20 +205,43 @@ def pad_colour(settings: ImageConfig) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _pad_to_square(image: Image.Image, settings: ImageConfig) -> Image.Image:
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    canvas = Image.new("RGB", (side, side), pad_colour(settings))
-    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return canvas
+def _padded(image: Image.Image, settings: ImageConfig) -> Image.Image:
+    """The square around the picture, resized to the tower's.
+
+    Pillow resizes each row first and then each column, so the bars above and below a wide picture need no resizing: they stay as they are.
+    """
+    side, (width, height) = settings.size, image.size
+    if width > height:
+        image, square = image.resize((side, height), resample=Image.Resampling.BICUBIC), (side, width)
+    else:
+        square = (height, height)
+    if image.size != square:
+        canvas = Image.new("RGB", square, pad_colour(settings))
+        canvas.paste(image, ((square[0] - image.width) // 2, (square[1] - height) // 2))
+        image = canvas
+    return _resized(image, (side, side))
 
 
 def _stock(image: Image.Image, settings: ImageConfig) -> Image.Image:
     """The tower's own processor up to normalisation: resize, and cut the centre square if the resize kept the shape."""
-    resized = _resized(image, _stock_size(image.size, settings))
-    left, top = (resized.width - settings.size) // 2, (resized.height - settings.size) // 2
-    return resized.crop((left, top, left + settings.size, top + settings.size))
+    side, resized = settings.size, _stock_size(image.size, settings)
+    left, top = (resized[0] - side) // 2, (resized[1] - side) // 2
+    box = _source_of((left, top, left + side, top + side), image.size, resized)
+    if box is not None:
+        return image.resize((side, side), resample=Image.Resampling.BICUBIC, box=box)
+    return _resized(image, resized).crop((left, top, left + side, top + side))
+
+
+def _source_of(box: Box, size: Size, resized: Size) -> Box | None:
+    """The pixels that become those in `box` once a picture is resized; None if `box` cuts any, or is all there is.
+
+    Of whole pixels Pillow computes the same weights, so that what is cut off afterwards need not be resized first. A quarter of 640×480.
+    """
+    edges = [(edge * size[axis % 2], resized[axis % 2]) for axis, edge in enumerate(box)]
+    if box == (0, 0, *resized) or any(product % whole for product, whole in edges):
+        return None
+    left, top, right, bottom = (product // whole for product, whole in edges)
+    return left, top, right, bottom
 
 
 def _stock_size(size: Size, settings: ImageConfig) -> Size:
@@ -232,11 +257,16 @@ def _resized(image: Image.Image, size: Size) -> Image.Image:
 
 
 def _normalise(image: Image.Image, settings: ImageConfig, target: np.ndarray) -> None:
-    """Writes a view to `target`, [3, S, S] float32, in transformers' order of operations: rescale, then subtract and divide.
-
-    transformers rescales by 1 / 255 in float64 and cuts to float32; the quotient in float32 is the same for all 256 values of a byte.
-    """
+    """Writes a view to `target`, [3, S, S] float32."""
     for band, mean, std, plane in zip(image.split(), settings.mean, settings.std, target, strict=True):
-        np.divide(np.asarray(band), np.float32(255), out=plane, dtype=np.float32)
-        plane -= np.float32(mean)
-        plane /= np.float32(std)
+        np.take(_normalised_bytes(mean, std), np.asarray(band), out=plane, mode="clip")
+
+
+@cache
+def _normalised_bytes(mean: float, std: float) -> np.ndarray:
+    """What each of the 256 values of a byte becomes, in transformers' order of operations: rescale, then subtract and divide.
+
+    transformers rescales by 1 / 255 in float64 and cuts to float32; the quotient in float32 is the same for all of them.
+    """
+    rescaled = np.arange(256, dtype=np.float32) / np.float32(255)
+    return (rescaled - np.float32(mean)) / np.float32(std)

@@ -165,11 +165,11 @@ class Processor:
                 f"No token of this conversation would be supervised ({mask} mask, template {self.config.template!r}). It needs an "
                 f"assistant message."
             )
-        labels = torch.full_like(input_ids, IGNORE_INDEX)
-        text_rows = torch.nonzero(~image_mask).squeeze(1)
-        taught = torch.tensor([taught for token, taught in zip(tokens, supervised, strict=True) if not token.is_image])
-        labels[text_rows[taught]] = input_ids[text_rows[taught]]
-        return labels
+        taught = np.array([taught for token, taught in zip(tokens, supervised, strict=True) if not token.is_image], dtype=np.bool_)
+        rows = np.flatnonzero(~image_mask.numpy())[taught]
+        labels = np.full(len(input_ids), IGNORE_INDEX)
+        labels[rows] = input_ids.numpy()[rows]
+        return torch.from_numpy(labels)
 
     def _official_mask(self, segments: Sequence[Segment], tokens: Sequence[Token]) -> list[bool]:
         """What the original's trainer supervises, where it does not throw the sample away.
@@ -202,14 +202,13 @@ class Processor:
 
     def _expanded(self, tokens: Sequence[Token], layouts: Sequence[ImageLayout]) -> tuple[Tensor, Tensor]:
         """Ids [T] and image mask [T], with as many placeholders for each picture as its layout has tokens."""
-        remaining = iter(layouts)
-        ids: list[int] = []
-        is_image: list[bool] = []
-        for token in tokens:  # `repeat_interleave` would start a team of threads (`model/threads.py`)
-            count = next(remaining).tokens if token.is_image else 1
-            ids += [self.config.image_token_id if token.is_image else token.id] * count
-            is_image += [token.is_image] * count
-        return torch.tensor(ids), torch.tensor(is_image)
+        image_id = self.config.image_token_id
+        ids = np.array([image_id if token.is_image else token.id for token in tokens], dtype=np.int64)
+        is_image = np.array([token.is_image for token in tokens], dtype=np.bool_)
+        counts = np.ones_like(ids)
+        counts[is_image] = [layout.tokens for layout in layouts]
+        # torch's `repeat_interleave` would start a team of threads (`model/threads.py`).
+        return torch.from_numpy(ids.repeat(counts)), torch.from_numpy(is_image.repeat(counts))
 
     def _look_at(self, part: ImagePart, given: Image.Image | None, shown: int, *, load_pixels: bool = True, keyed: bool = True) -> Look:
         """What a conversation that shows so many pictures needs of one. It is made into views at once and let go, so that a prompt of
